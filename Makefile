@@ -1,0 +1,54 @@
+# The two commands of the README, and what CI runs. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/release/key-server
+TEST_BIN := $(TARGET)/debug/key-server
+
+.PHONY: help run test check lint arrows bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/.client ## Build, start the server, show a real selection, serve until Ctrl-C
+	cargo build --release --locked --bin key-server
+	@KEY_SERVER_BIN="$(abspath $(BIN))" $(VENV)/bin/python examples/first_run.py
+
+test: $(VENV)/.dev ## Install what the tests need and run them all
+	cargo test --workspace --locked
+	cargo build --locked --bin key-server
+	KEY_SERVER_BIN="$(abspath $(TEST_BIN))" $(VENV)/bin/python -m pytest -q clients/python/tests
+
+check: lint test ## Everything that CI runs
+
+lint: $(VENV)/.dev ## Formatting, lints, licences, sources, generated files
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo deny --locked check bans licenses sources
+	cargo run -q --locked --bin key-server -- config reference | diff -u docs/settings.md -
+	PATH="$(abspath $(VENV))/bin:$$PATH" clients/python/generate.sh --check
+	cd clients/python && ../../$(VENV)/bin/python -m ruff check . && ../../$(VENV)/bin/python -m ruff format --check . && ../../$(VENV)/bin/python -m mypy
+
+bench: ## Measure against the floors (see bench/README.md)
+	cargo run --release --locked -p key-server-bench
+
+clean: ## Remove what was built
+	cargo clean
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.client: $(VENV)/bin/python clients/python/pyproject.toml
+	@echo "preparing the Python client (grpcio, protobuf) in $(VENV)"
+	$(VENV)/bin/python -m pip install --quiet "grpcio" "protobuf"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python clients/python/requirements-dev.txt
+	@echo "preparing what the Python tests need in $(VENV)"
+	$(VENV)/bin/python -m pip install --quiet -r clients/python/requirements-dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Where existing applications import the client from; see shared/clients/key_client.py."""

@@ -1,0 +1,1 @@
+"""See clients/key_client.py."""

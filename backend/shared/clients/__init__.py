@@ -1,0 +1,1 @@
+"""See key_client.py."""

@@ -1,0 +1,102 @@
+//! The log: standard error and, when the settings say so, a file that is
+//! opened again on SIGHUP, so that it can be rotated.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use key_server_server::config::{LogFormat, Settings};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
+use crate::failure::Failure;
+
+/// A log file that can be opened again under the same name.
+#[derive(Clone)]
+pub(crate) struct LogFile {
+    path: Arc<PathBuf>,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = Mutex::new(append_to(path)?);
+        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file) })
+    }
+
+    /// Goes on in a new file when the old one was moved away.
+    pub(crate) fn reopen(&self) -> io::Result<()> {
+        let file = append_to(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+impl<'a> MakeWriter<'a> for LogFile {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    }
+}
+
+/// Begins to log as the settings say.
+///
+/// # Errors
+/// A log file that cannot be opened, a filter that cannot be read; exit code 2.
+pub(crate) fn start(settings: &Settings) -> Result<Option<LogFile>, Failure> {
+    let filter = EnvFilter::try_new(&settings.log_level).map_err(|error| {
+        Failure::usage(format!("log_level is {:?}: {error}", settings.log_level))
+            .hint("write error, warn, info, debug or trace")
+    })?;
+    let file = match settings.log_file.as_path() {
+        path if path == Path::new("") => None,
+        path => Some(LogFile::open(path).map_err(|error| cannot_open(path, &error))?),
+    };
+    let format = settings.log_format;
+    let layers = [Some(layer(io::stderr, format, io::IsTerminal::is_terminal(&io::stderr())))];
+    let layers = layers.into_iter().chain([file.clone().map(|file| layer(file, format, false))]);
+    let layers: Vec<_> = layers.flatten().collect();
+    tracing_subscriber::registry()
+        .with(layers.with_filter(filter))
+        .try_init()
+        .map_err(|error| Failure::usage(format!("the log cannot be started: {error}")))?;
+    Ok(file)
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> Failure {
+    Failure::usage(format!("the log file {} cannot be opened: {error}", path.display()))
+        .hint("set KEY_SERVER_LOG_FILE to another path, or to \"\" in the settings file for none")
+}
+
+fn layer<W>(writer: W, format: LogFormat, ansi: bool) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(ansi).with_target(false);
+    match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().boxed(),
+    }
+}

@@ -1,0 +1,82 @@
+//! What the server refused, in words and as an exit code.
+
+use std::path::Path;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::failure::{Exit, Failure};
+use crate::output::time;
+
+/// The failure that a gRPC status stands for.
+pub(crate) fn failure(status: &Status, socket: &Path) -> Failure {
+    let info = status.get_details_error_info();
+    let exit = exit(status.code(), info.is_some());
+    let failure = match (exit, status.message()) {
+        (Exit::Unreachable, message) => {
+            Failure::new(exit, format!("the connection to {} broke: {message}", socket.display()))
+        }
+        (_, "") => Failure::new(exit, format!("the server refused: {}", status.code())),
+        (_, message) => Failure::new(exit, message),
+    };
+    let failure = match info {
+        Some(info) => failure.detail(format!("reason {} ({:?})", info.reason, status.code())),
+        None => failure,
+    };
+    match status.get_details_retry_info().and_then(|retry| retry.retry_delay) {
+        Some(delay) => failure.hint(format!("try again in {}", time::wait(delay))),
+        None => failure,
+    }
+}
+
+/// A status without our details was made by the transport, not by the server.
+fn exit(code: Code, is_ours: bool) -> Exit {
+    match code {
+        Code::InvalidArgument => Exit::Usage,
+        Code::Unavailable | Code::Cancelled | Code::Unknown if !is_ours => Exit::Unreachable,
+        Code::DeadlineExceeded => Exit::Unreachable,
+        _ => Exit::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn of(code: Code, details: &ErrorDetails) -> Failure {
+        failure(&Status::with_error_details(code, "in words", details.clone()), Path::new("/k"))
+    }
+
+    #[test]
+    fn refusals_show_their_reason_and_when_to_come_again() {
+        let mut details = ErrorDetails::with_error_info("SESSIONS_FULL", "keyserver.v1", []);
+        details.set_retry_info(Some(Duration::from_millis(1_200)));
+        let failure = of(Code::ResourceExhausted, &details);
+        assert_eq!(failure.exit, Exit::No);
+        assert_eq!(failure.message, "in words");
+        assert_eq!(failure.details, ["reason SESSIONS_FULL (ResourceExhausted)"]);
+        assert_eq!(failure.hints, ["try again in 2s"]);
+    }
+
+    #[test]
+    fn exit_codes_follow_what_the_caller_can_do() {
+        let ours = ErrorDetails::with_error_info("ANY", "keyserver.v1", []);
+        let theirs = ErrorDetails::new();
+        for (code, details, exit) in [
+            (Code::PermissionDenied, &ours, Exit::No),
+            (Code::NotFound, &ours, Exit::No),
+            (Code::InvalidArgument, &ours, Exit::Usage),
+            (Code::Unavailable, &ours, Exit::No),
+            (Code::Unavailable, &theirs, Exit::Unreachable),
+            (Code::Unknown, &theirs, Exit::Unreachable),
+            (Code::DeadlineExceeded, &theirs, Exit::Unreachable),
+            (Code::Internal, &theirs, Exit::No),
+        ] {
+            assert_eq!(of(code, details).exit, exit, "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `key-server serve`: names the adapters, starts the server, and ends it on a
+//! signal.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use key_server_projections::SqliteProjection;
+use key_server_secrets::{AgeFileStore, IdentitySource, SecretStoreError, read_secret_file};
+use key_server_server::config::{Origin, Shown};
+use key_server_server::keys::KeysError;
+use key_server_server::lifecycle::{self, Parts, RunError, Running};
+use key_server_server::socket;
+use key_server_server::state_dir::StateDir;
+use rustix::fs::Mode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::args::GlobalArgs;
+use crate::failure::{Exit, Failure};
+use crate::logging::{self, LogFile};
+use crate::place;
+use crate::settings::{self, Resolved, SettingsArgs};
+
+pub(crate) const EXAMPLES: &str = "\
+Signals:
+  SIGHUP            read the CSV again, open the log file again
+  SIGTERM, SIGINT   stop: calls in progress finish; a second one stops at once
+
+Examples:
+  key-server serve
+  key-server serve --keys api_keys.csv --socket /run/key-server/keyserver.sock
+  key-server serve --set session_ttl=30m --set durability=process";
+
+/// What would be ignored in silence, and why it is not.
+const NOT_YET: [(&str, &str); 2] =
+    [("VAULT_ADDR", "keys in Vault"), ("KEY_SERVER_REDIS_URL", "state shared through Redis")];
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Serves until a signal.
+///
+/// # Errors
+/// Whatever keeps it from serving; exit code 2.
+pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure> {
+    let resolved = settings::resolve(global, &args.settings)?;
+    refuse_what_is_not_there(&resolved)?;
+    // Nothing that this process makes is for others; the socket has its own.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let state_dir = resolved.state_dir()?;
+    socket::check(&resolved.settings.socket).map_err(cannot_start)?;
+    let state_dir = StateDir::claim(&state_dir).map_err(cannot_start)?;
+    let log = logging::start(&resolved.settings)?;
+    for warning in &resolved.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(cannot_start)?;
+    runtime.block_on(serve(resolved, state_dir, log))
+}
+
+fn refuse_what_is_not_there(resolved: &Resolved) -> Result<(), Failure> {
+    for (variable, what) in NOT_YET {
+        if resolved.environment.get(variable).is_some() {
+            let message = format!("{variable} is set, but this version cannot use it ({what})");
+            let hint = format!("unset {variable} to run on the embedded store and state");
+            return Err(Failure::usage(message).hint(hint));
+        }
+    }
+    Ok(())
+}
+
+async fn serve(
+    resolved: Resolved,
+    state_dir: StateDir,
+    log: Option<LogFile>,
+) -> Result<Exit, Failure> {
+    let mut signals = Signals::new().map_err(cannot_start)?;
+    let socket = resolved.settings.socket.clone();
+    let parts = parts(resolved, state_dir)?;
+    let mut running = lifecycle::start(parts).await.map_err(not_started)?;
+    tracing::info!("serving {} on {}", running.summary(), socket.display());
+    loop {
+        tokio::select! {
+            error = running.failed() => {
+                tracing::error!("{error}");
+                let _ = running.stop().await;
+                return Err(cannot_start(error));
+            }
+            _ = signals.hangup.recv() => reload(&running, log.as_ref()).await,
+            () = signals.end() => break,
+        }
+    }
+    tracing::info!("stopping");
+    tokio::select! {
+        stopped = running.stop() => stopped.map_err(cannot_start)?,
+        () = signals.end() => return Err(Failure::no("stopped at once by a second signal")),
+    }
+    tracing::info!("stopped");
+    Ok(Exit::Ok)
+}
+
+fn parts(resolved: Resolved, state_dir: StateDir) -> Result<Parts, Failure> {
+    let identity = identity(&resolved, state_dir.path())?;
+    let store = AgeFileStore::open(state_dir.path(), &identity).map_err(cannot_start)?;
+    let database = place::database(state_dir.path());
+    let projection = open_projection(&database).map_err(cannot_start)?;
+    Ok(Parts {
+        csv_is_expected: is_named(&resolved.shown, "key_config_file"),
+        settings: resolved.settings,
+        state_dir,
+        store: Arc::new(store),
+        projection: Box::new(projection),
+        clock: None,
+        notes: Vec::new(),
+    })
+}
+
+/// A database that is no use any more is made anew: it adds up again from the
+/// ledger.
+fn open_projection(
+    database: &Path,
+) -> Result<SqliteProjection, key_server_projections::ProjectionError> {
+    SqliteProjection::open(database).or_else(|error| match error {
+        key_server_projections::ProjectionError::Corrupt { .. } => {
+            tracing::warn!("making the local database anew from the ledger: {error}");
+            SqliteProjection::delete(database)?;
+            SqliteProjection::open(database)
+        }
+        error => Err(error),
+    })
+}
+
+fn is_named(shown: &[Shown], name: &str) -> bool {
+    shown.iter().any(|one| one.name == name && one.origin != Origin::Default)
+}
+
+fn identity(resolved: &Resolved, state_dir: &Path) -> Result<IdentitySource, Failure> {
+    let settings = &resolved.settings;
+    if settings.passphrase_file != Path::new("") {
+        let passphrase = read_secret_file(&settings.passphrase_file).map_err(cannot_start)?;
+        return Ok(IdentitySource::Passphrase(Arc::new(passphrase)));
+    }
+    let beside = place::identity_file(settings, &resolved.environment, state_dir);
+    if settings.identity_file != Path::new("") {
+        Ok(IdentitySource::File(beside))
+    } else if beside.starts_with(state_dir) {
+        Ok(IdentitySource::StateDirectory)
+    } else {
+        Ok(IdentitySource::Credential(beside))
+    }
+}
+
+async fn reload(running: &Running, log: Option<&LogFile>) {
+    if let Some(Err(error)) = log.map(LogFile::reopen) {
+        tracing::warn!("the log file cannot be opened again: {error}");
+    }
+    match running.reload().await {
+        Ok(reloaded) => match reloaded.refusal {
+            None => tracing::info!(
+                "reloaded: {} added, {} changed, {} withdrawn, {} unchanged",
+                reloaded.added,
+                reloaded.changed,
+                reloaded.withdrawn,
+                reloaded.unchanged
+            ),
+            Some(refusal) => tracing::error!("not reloaded: {refusal}"),
+        },
+        Err(error) => tracing::error!("not reloaded: {error}"),
+    }
+}
+
+fn cannot_start(error: impl ToString) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn not_started(error: RunError) -> Failure {
+    match error {
+        RunError::Keys(KeysError::Bad(problems)) => {
+            let failure = Failure::usage("the keys cannot be imported, and the store is empty");
+            problems.into_iter().fold(failure, Failure::detail)
+        }
+        RunError::Keys(KeysError::Store(error @ SecretStoreError::Denied(_))) => {
+            Failure::usage(error.to_string())
+        }
+        error => cannot_start(error),
+    }
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Somebody wants the server to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,151 @@
+"""The connection: made when first used, one for each process.
+
+The channel is gRPC's threaded one for both clients. Its asyncio one ties a connection to
+one event loop and takes the process down when it is used again after a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Optional
+
+from . import _address, _fork, _status
+from ._requirements import load
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from ._attempts import Attempts
+    from ._calls import Call
+
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    # Without it grpcio sends the socket's path as :authority, which the server refuses.
+    ("grpc.default_authority", "localhost"),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", 4 * 1024 * 1024),
+    # A page of statistics can be large; the server limits it by rows.
+    ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+    # A restarted server is found again within moments; a local socket costs nothing to try.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Each client has its own connection and its own backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_inherited: list[_Line] = []
+"""Connections of the parent process: kept, because closing them here could touch it."""
+
+
+class _Line:
+    """One open channel, and the process that opened it."""
+
+    def __init__(self, path: str) -> None:
+        grpc = _grpc()
+        self.pid = os.getpid()
+        self.channel = grpc.insecure_channel(_address.target(path), options=OPTIONS)
+        self._methods: dict[str, Any] = {}
+
+    def method(self, call: Call[Any]) -> Any:
+        """Gives gRPC's callable for the call's method."""
+        if call.method not in self._methods:
+            self._methods[call.method] = self.channel.unary_unary(
+                call.method, request_serializer=_bytes, response_deserializer=call.parse
+            )
+        return self._methods[call.method]
+
+
+class Transport:
+    """Sends calls over one socket, from any thread, event loop and forked process."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._line: Optional[_Line] = None
+
+    def send(self, call: Call[Any], attempts: Attempts) -> Any:
+        """Makes one attempt and gives the reply. Errors: `KeyServerError`."""
+        grpc = _grpc()
+        try:
+            with _fork.gate:
+                return self._open().method(call)(
+                    call.request,
+                    timeout=attempts.seconds_left(),
+                    wait_for_ready=attempts.wait_for_ready,
+                )
+        except grpc.RpcError as error:
+            raise _status.failure(error, self.path) from error
+
+    async def send_async(self, call: Call[Any], attempts: Attempts) -> Any:
+        """As `send`. Cancellation: the call is cancelled; the server may have done it."""
+        grpc = _grpc()
+        future = (
+            self._open()
+            .method(call)
+            .future(
+                call.request,
+                timeout=attempts.seconds_left(),
+                wait_for_ready=attempts.wait_for_ready,
+            )
+        )
+        try:
+            return await _awaited(future)
+        except grpc.RpcError as error:
+            raise _status.failure(error, self.path) from error
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Closes the connection; calls under way fail. The next call opens another."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        if line.pid == os.getpid():
+            line.channel.close()
+        else:
+            _inherited.append(line)
+
+    def _open(self) -> _Line:
+        line = self._line
+        if line is not None and line.pid != os.getpid():
+            _fork.refuse_without_support(self.path)
+            _inherited.append(line)
+            line = None
+        if line is None:
+            # Two threads may both come here: one of the channels is then dropped unused.
+            line = self._line = _Line(self.path)
+        return line
+
+
+def _bytes(request: Message) -> bytes:
+    return request.SerializeToString()
+
+
+async def _awaited(future: Any) -> Any:
+    """Awaits gRPC's future, which is settled in a thread of gRPC's, in this event loop."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
+
+    def hand_over(done: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+            loop.call_soon_threadsafe(_settle, answer, done)
+
+    future.add_done_callback(hand_over)
+    return await answer
+
+
+def _settle(answer: asyncio.Future[Any], done: Any) -> None:
+    if answer.done():
+        return
+    if done.code() is _grpc().StatusCode.OK:
+        answer.set_result(done.result())
+    else:
+        answer.set_exception(done)  # gRPC's future of a failed call is its exception
+
+
+def _grpc() -> Any:
+    """Gives gRPC, loaded when first needed: importing this package stays cheap.
+    """
+    _fork.ask_for_support()
+    return load("grpc")

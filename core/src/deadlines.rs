@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use crate::session::SessionIndex;
+use crate::time::Time;
+
+/// Links of one session within one list of a chain.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Links {
+    previous: Option<SessionIndex>,
+    next: Option<SessionIndex>,
+}
+
+/// A session is in at most one list of each chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Chain {
+    /// By what is due next: a deadline, an expiry, being forgotten.
+    Due,
+    /// By user.
+    User,
+}
+
+/// Something that keeps the links of sessions.
+pub(crate) trait Linked {
+    fn links(&mut self, session: SessionIndex, chain: Chain) -> &mut Links;
+
+    fn next(&self, session: SessionIndex, chain: Chain) -> Option<SessionIndex>;
+}
+
+impl Links {
+    pub(crate) fn next(&self) -> Option<SessionIndex> {
+        self.next
+    }
+}
+
+/// A list of sessions threaded through their own links: O(1) to add and to
+/// take out, and no memory of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct List {
+    chain: Chain,
+    first: Option<SessionIndex>,
+    last: Option<SessionIndex>,
+}
+
+impl List {
+    pub(crate) const fn new(chain: Chain) -> Self {
+        Self { chain, first: None, last: None }
+    }
+
+    pub(crate) fn first(&self) -> Option<SessionIndex> {
+        self.first
+    }
+
+    pub(crate) fn iter(&self, sessions: &impl Linked) -> impl Iterator<Item = SessionIndex> {
+        let chain = self.chain;
+        std::iter::successors(self.first, move |session| sessions.next(*session, chain))
+    }
+
+    pub(crate) fn push(&mut self, sessions: &mut impl Linked, session: SessionIndex) {
+        *sessions.links(session, self.chain) = Links { previous: self.last, next: None };
+        match self.last {
+            Some(last) => sessions.links(last, self.chain).next = Some(session),
+            None => self.first = Some(session),
+        }
+        self.last = Some(session);
+    }
+
+    pub(crate) fn remove(&mut self, sessions: &mut impl Linked, session: SessionIndex) {
+        let Links { previous, next } = std::mem::take(sessions.links(session, self.chain));
+        match previous {
+            Some(previous) => sessions.links(previous, self.chain).next = next,
+            None => self.first = next,
+        }
+        match next {
+            Some(next) => sessions.links(next, self.chain).previous = previous,
+            None => self.last = previous,
+        }
+    }
+}
+
+/// Live sessions by the second in which somebody has to look at them.
+///
+/// A renewal does not move a session: it is looked at when its old second
+/// comes, and moved then.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deadlines {
+    seconds: BTreeMap<NonZeroU64, List>,
+}
+
+impl Deadlines {
+    /// Adds a session and returns the second it is kept under.
+    pub(crate) fn push(
+        &mut self,
+        sessions: &mut impl Linked,
+        session: SessionIndex,
+        deadline: Time,
+    ) -> Option<NonZeroU64> {
+        let second = second_of(deadline);
+        self.seconds.entry(second).or_insert(List::new(Chain::Due)).push(sessions, session);
+        Some(second)
+    }
+
+    /// Takes a session out from under `second`.
+    pub(crate) fn remove(
+        &mut self,
+        sessions: &mut impl Linked,
+        session: SessionIndex,
+        second: NonZeroU64,
+    ) {
+        let Some(list) = self.seconds.get_mut(&second) else { return };
+        list.remove(sessions, session);
+        if list.first().is_none() {
+            self.seconds.remove(&second);
+        }
+    }
+
+    /// A session that somebody has to look at by now, and its second.
+    pub(crate) fn due(&self, now: Time) -> Option<(NonZeroU64, SessionIndex)> {
+        let (second, list) = self.seconds.first_key_value()?;
+        let due_ms = second.get().saturating_mul(1_000);
+        (due_ms <= now.as_ms()).then_some((*second, list.first()?))
+    }
+}
+
+/// The first full second at or after `deadline`.
+pub(crate) fn second_of(deadline: Time) -> NonZeroU64 {
+    NonZeroU64::new(deadline.as_ms().div_ceil(1_000)).unwrap_or(NonZeroU64::MIN)
+}

@@ -1,0 +1,152 @@
+use std::sync::Arc;
+
+use crate::event::{KeyFacts, Outcome, OwnWeight, Tokens};
+use crate::pool::PoolIndex;
+use crate::rules::Rules;
+use crate::tier::{Tier, TierTable};
+use crate::time::Time;
+use crate::window::Window;
+
+/// Fraction bits of an effective weight, so that sharing a key among many
+/// sessions does not round it to nothing. No more than these, because a pool's
+/// weights are added up in 64 bits.
+const WEIGHT_SCALE: u64 = 1 << 10;
+
+/// How many keys of the largest weight a pool can add up.
+const KEYS_ADDED_UP: u64 = 10_000_000;
+
+const _: () = assert!(
+    TierTable::WEIGHT_MAX as u64 * OwnWeight::MAX.thousandths() as u64 * WEIGHT_SCALE
+        <= u64::MAX / KEYS_ADDED_UP,
+    "the weights of ten million keys must fit 64 bits"
+);
+
+/// Where a key is kept; stable while the state lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct KeyIndex(pub(crate) u32);
+
+/// What a key or an allocation spent, since it was first seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Reports.
+    pub requests: u64,
+    /// Reports with an outcome other than success.
+    pub failures: u64,
+    /// Tokens.
+    pub tokens: Tokens,
+}
+
+impl Usage {
+    /// Adds one report. Sums stop at the largest number.
+    pub(crate) fn add(&mut self, tokens: Tokens, outcome: Outcome) {
+        self.requests = self.requests.saturating_add(1);
+        self.failures = self.failures.saturating_add(u64::from(outcome != Outcome::Success));
+        let sum = &mut self.tokens;
+        sum.input = sum.input.saturating_add(tokens.input);
+        sum.output = sum.output.saturating_add(tokens.output);
+        sum.cached_input = sum.cached_input.saturating_add(tokens.cached_input);
+    }
+}
+
+/// Whether and why a key can be drawn from a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyState {
+    /// It can be drawn.
+    Usable,
+    /// It waits for a known instant.
+    Cooling,
+    /// It is held by as many live sessions as it may be.
+    AtCap,
+    /// It was taken out of every pool.
+    Retired,
+}
+
+/// A key's place in one pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) pool: PoolIndex,
+    pub(crate) leaf: u32,
+    pub(crate) cooling_until: Option<Time>,
+    /// As the pool's counts have it.
+    pub(crate) state: KeyState,
+}
+
+/// One provider credential, without its secret.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) facts: Arc<KeyFacts>,
+    pub(crate) retired: bool,
+    /// Live sessions that hold it.
+    pub(crate) holders: u32,
+    pub(crate) window: Window,
+    pub(crate) lifetime: Usage,
+    pub(crate) last_used: Option<Time>,
+    /// One for each pool it is in; none when retired.
+    pub(crate) slots: Vec<Slot>,
+    /// True while the key is on the list of changes.
+    pub(crate) changed: bool,
+}
+
+impl Key {
+    /// A key that is in no pool yet.
+    pub(crate) fn new(facts: Arc<KeyFacts>) -> Self {
+        Self {
+            facts,
+            retired: true,
+            holders: 0,
+            window: Window::default(),
+            lifetime: Usage::default(),
+            last_used: None,
+            slots: Vec::new(),
+            changed: false,
+        }
+    }
+
+    pub(crate) fn tier(&self, rules: &Rules) -> Tier {
+        rules.tiers.tier(self.window.tokens())
+    }
+
+    /// How many live sessions may hold it; none: no cap.
+    pub(crate) fn holders_max(&self, rules: &Rules) -> Option<u32> {
+        match self.facts.max_holders {
+            Some(cap) => Some(cap.get()),
+            None => (rules.max_holders > 0).then_some(rules.max_holders),
+        }
+    }
+
+    fn at_cap(&self, rules: &Rules) -> bool {
+        self.holders_max(rules).is_some_and(|cap| self.holders >= cap)
+    }
+
+    /// Tier weight x own weight / (1 + holders), scaled; whatever the state.
+    /// Not zero unless the own weight is.
+    pub(crate) fn effective_weight(&self, rules: &Rules) -> u64 {
+        let own = u64::from(self.facts.own_weight.thousandths());
+        let tier = u64::from(rules.tiers.weight(self.tier(rules)));
+        let scaled = tier * own * WEIGHT_SCALE;
+        let shared = scaled / (1 + u64::from(self.holders));
+        if scaled == 0 { 0 } else { shared.max(1) }
+    }
+
+    /// The state of the key in the pool of `slot`.
+    pub(crate) fn state_in(&self, slot: &Slot, now: Time, rules: &Rules) -> KeyState {
+        if self.retired {
+            KeyState::Retired
+        } else if slot.cooling_until.is_some_and(|until| until > now) {
+            KeyState::Cooling
+        } else if self.at_cap(rules) {
+            KeyState::AtCap
+        } else {
+            KeyState::Usable
+        }
+    }
+
+    pub(crate) fn slot(&self, pool: PoolIndex) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.pool == pool)
+    }
+}
+
+/// What a scaled weight is in units of tier weights, for people.
+pub(crate) fn weight_for_people(scaled: u64) -> f64 {
+    scaled as f64 / (WEIGHT_SCALE as f64 * 1_000.0)
+}

@@ -1,0 +1,154 @@
+use std::collections::{BTreeMap, HashMap};
+
+use sha2::{Digest, Sha256};
+
+use crate::event::{SessionRef, UsageTracked};
+use crate::time::Time;
+
+/// Full hours for which a report's id is remembered after the hour it came in.
+const RECEIPT_HOURS: u32 = 24;
+
+const CONTENT_MASK: u128 = (1 << 32) - 1;
+const LATE_BIT: u128 = 1;
+
+/// That a report was counted, in 16 bytes: 96 bits stand for whose report it
+/// was (owner, session, event id), 31 for what it said, one for `late`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Receipt(u128);
+
+impl Receipt {
+    /// The receipt of a report.
+    pub fn of(usage: &UsageTracked) -> Self {
+        let whose = whose(&usage.session, &usage.event_id);
+        let said = said(usage) & CONTENT_MASK & !LATE_BIT;
+        Self(whose | said | u128::from(usage.late))
+    }
+
+    /// The 16 bytes as one number.
+    pub const fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    /// The receipt that [`Receipt::to_bits`] gave.
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// Whether the report had come late.
+    pub(crate) fn late(self) -> bool {
+        self.0 & LATE_BIT != 0
+    }
+
+    /// Whether both reports said the same, apart from being late.
+    pub(crate) fn says_the_same(self, other: Self) -> bool {
+        (self.0 ^ other.0) & CONTENT_MASK & !LATE_BIT == 0
+    }
+
+    fn whose(self) -> u128 {
+        self.0 & !CONTENT_MASK
+    }
+}
+
+fn whose(session: &SessionRef, event_id: &str) -> u128 {
+    let mut hash = Sha256::new();
+    hash.update(session.owner.to_be_bytes());
+    hash.update((session.id.len() as u64).to_be_bytes());
+    hash.update(session.id.as_bytes());
+    hash.update(event_id.as_bytes());
+    first_bits(hash) & !CONTENT_MASK
+}
+
+fn said(usage: &UsageTracked) -> u128 {
+    let mut hash = Sha256::new();
+    hash.update(usage.key.as_bytes());
+    hash.update([usage.outcome as u8]);
+    hash.update(usage.tokens.input.to_be_bytes());
+    hash.update(usage.tokens.output.to_be_bytes());
+    hash.update(usage.tokens.cached_input.to_be_bytes());
+    hash.update(usage.model.as_str().as_bytes());
+    first_bits(hash)
+}
+
+fn first_bits(hash: Sha256) -> u128 {
+    let digest = hash.finalize();
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&digest[..16]);
+    u128::from_be_bytes(bits)
+}
+
+/// The reports counted in the last 24 to 25 hours.
+///
+/// The current hour is a hash map; past hours are sorted lists, so that a
+/// report costs 16 bytes and forgetting an hour costs nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Receipts {
+    hour: u32,
+    current: HashMap<u128, Receipt>,
+    past: BTreeMap<u32, Vec<Receipt>>,
+}
+
+impl Receipts {
+    /// The receipt of an earlier report with the same owner, session and id.
+    pub(crate) fn find(&self, session: &SessionRef, event_id: &str) -> Option<Receipt> {
+        let whose = whose(session, event_id);
+        let past = || self.past.values().find_map(|hour| find_sorted(hour, whose));
+        self.current.get(&whose).copied().or_else(past)
+    }
+
+    /// Remembers a report that was counted at `at`.
+    pub(crate) fn add(&mut self, receipt: Receipt, at: Time) {
+        if at.hour() >= self.hour {
+            self.advance(at);
+            self.current.insert(receipt.whose(), receipt);
+        } else {
+            self.add_past(receipt, at.hour());
+        }
+    }
+
+    fn add_past(&mut self, receipt: Receipt, hour: u32) {
+        let receipts = self.past.entry(hour).or_default();
+        let place = receipts.partition_point(|other| *other < receipt);
+        receipts.insert(place, receipt);
+    }
+
+    /// Takes over what was remembered for a past or the current hour, as much
+    /// as is left of it; an hour may come in parts.
+    pub(crate) fn restore(&mut self, hour: u32, mut receipts: Vec<Receipt>) {
+        let hour = self.past.entry(hour).or_default();
+        hour.append(&mut receipts);
+        hour.sort();
+    }
+
+    /// Closes the current hour when it is over and forgets hours long past.
+    pub(crate) fn advance(&mut self, now: Time) {
+        let hour = now.hour();
+        if hour <= self.hour {
+            return;
+        }
+        let mut closed: Vec<_> = std::mem::take(&mut self.current).into_values().collect();
+        if !closed.is_empty() {
+            // Joins what was restored for the same hour after a restart.
+            closed.extend(self.past.remove(&self.hour).unwrap_or_default());
+            closed.sort_unstable();
+            self.past.insert(self.hour, closed);
+        }
+        self.hour = hour;
+        self.past = self.past.split_off(&oldest_hour(now));
+    }
+
+    /// How many reports are remembered.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.current.len() + self.past.values().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// The oldest hour whose reports are still remembered at `now`.
+pub(crate) fn oldest_hour(now: Time) -> u32 {
+    now.hour().saturating_sub(RECEIPT_HOURS)
+}
+
+fn find_sorted(receipts: &[Receipt], whose: u128) -> Option<Receipt> {
+    let place = receipts.partition_point(|receipt| receipt.whose() < whose);
+    receipts.get(place).filter(|receipt| receipt.whose() == whose).copied()
+}

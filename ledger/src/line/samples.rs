@@ -1,0 +1,120 @@
+//! One entry of each kind, as `docs/audit.md` shows them.
+
+use std::sync::Arc;
+
+use key_server_core::{
+    Event, KeyFacts, KeyId, KeysReleased, KeysSelected, ModelName, Outcome, OwnWeight, Pick,
+    SessionExpired, SessionRef, Tier, Time, Tokens, UsageTracked,
+};
+
+use crate::chain::line_hash;
+use crate::record::{Caller, Durability, Entry, Fact};
+
+/// Milliseconds of the first sample, on the timeline and the wall clock.
+pub(super) const FIRST_MS: u64 = 1_767_225_600_000;
+
+fn key(number: u8) -> KeyId {
+    KeyId::from_digest(&line_hash(&[number]))
+}
+
+fn model(name: &str) -> ModelName {
+    name.parse().expect("the samples name valid models")
+}
+
+fn time(seconds: u64) -> Time {
+    Time::from_ms(FIRST_MS + seconds * 1_000)
+}
+
+fn session() -> SessionRef {
+    SessionRef { owner: 1_000, id: "session_123".into() }
+}
+
+fn facts() -> KeyFacts {
+    KeyFacts {
+        key: key(1),
+        models: vec![model("openai/gpt-4o"), model("openai/gpt-4o-mini")],
+        own_weight: OwnWeight::DEFAULT,
+        max_holders: None,
+        label: None,
+        sources: vec!["csv@n_7f3a".into()],
+    }
+}
+
+fn changed_facts() -> KeyFacts {
+    KeyFacts {
+        max_holders: std::num::NonZeroU32::new(8),
+        label: Some("team \"blue\"".into()),
+        sources: vec!["cli".into(), "csv@n_7f3a".into()],
+        ..facts()
+    }
+}
+
+fn pick(name: &str, number: u8, weight: u64) -> Pick {
+    Pick {
+        model: model(name),
+        key: key(number),
+        tier: Tier::Unused,
+        already_held: false,
+        candidates: 3,
+        weight,
+        total_weight: 270_000,
+    }
+}
+
+fn selected() -> KeysSelected {
+    KeysSelected {
+        session: session(),
+        user: 456,
+        opened: true,
+        deadline: time(3_603),
+        seed: 0x9e37_79b9_7f4a_7c15,
+        picks: vec![
+            pick("openai/gpt-4o", 1, 100_000),
+            pick("anthropic/claude-3-7-sonnet-20250219", 2, 100_000),
+        ],
+    }
+}
+
+fn tracked() -> UsageTracked {
+    UsageTracked {
+        session: session(),
+        user: 456,
+        key: key(1),
+        model: model("openai/gpt-4o"),
+        tokens: Tokens { input: 812, output: 164, cached_input: 512 },
+        outcome: Outcome::RateLimited,
+        event_id: "3f1c9a52".into(),
+        occurred: time(4),
+        late: false,
+        deadline: Some(time(3_604)),
+        cooling_until: Some(time(64)),
+    }
+}
+
+fn released() -> KeysReleased {
+    let allocations = vec![(model("openai/gpt-4o"), key(1))];
+    KeysReleased { session: session(), allocations, deadline: None }
+}
+
+/// Each kind of entry, in an order in which they could happen.
+pub(super) fn entries() -> Vec<Entry> {
+    let caller =
+        Caller { uid: 1_000, gid: 1_000, pid: 4_242, exe: Some("/usr/bin/python3.12".into()) };
+    let caller = Some(Arc::new(caller));
+    let of_caller = |event: Event| Entry { caller: caller.clone(), fact: event.into() };
+    let durability = Durability::Disk;
+    let error = "/var/lib/key-server/ledger/00000000000000000001.jsonl: No space left on device (os error 28)".into();
+    let expired = SessionExpired { session: SessionRef { owner: 1_000, id: "session_122".into() } };
+    vec![
+        Entry::of_node(Fact::NodeStarted { version: "0.1.0".into(), durability }),
+        Entry::of_node(Event::KeyAdded(facts().into())),
+        Entry::of_node(Event::KeyChanged(changed_facts().into())),
+        of_caller(Event::KeysSelected(selected())),
+        of_caller(Event::UsageTracked(tracked())),
+        of_caller(Event::KeysReleased(released())),
+        Entry::of_node(Event::SessionExpired(expired)),
+        Entry::of_node(Event::KeyRetired { key: key(1) }),
+        Entry::of_node(Fact::LedgerResumed { refused_count: 17, since: time(8), error }),
+        Entry::of_node(Fact::NodeStopped),
+    ]
+}

@@ -1,0 +1,418 @@
+//! The one path of every change: decide, append, apply, wait, reply.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use key_server_core::{Changes, Decide, Event, Expire, Rules, SessionRef, State, Time};
+use key_server_ledger::{
+    AppendError, Caller, Condition, Entry, Fact, Ledger, OpenError, Opened, Options, Pending,
+    Position, Record,
+};
+use key_server_projections::{LocalProjection, Mark, ProjectionError};
+
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::error::{ErrorKind, ServiceError};
+use crate::resume;
+
+/// Overdue sessions that one call ends besides its own work.
+const EXPIRED_PER_CALL_MAX: usize = 32;
+/// Overdue sessions that one tick ends at a time.
+const EXPIRED_PER_TICK_MAX: usize = 1_000;
+/// When a caller should try again after the ledger refused.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The state in memory, the ledger behind it, and the clock that moves both.
+///
+/// Deciding, appending and applying happen under one short lock, so that the
+/// order of the ledger is the order of the decisions; waiting for the disk
+/// happens outside of it.
+pub struct Engine {
+    inner: Mutex<Inner>,
+    ledger: Ledger,
+    rules: Rules,
+    /// Told when a panic may have left half an effect in memory.
+    torn: Notify,
+    /// The node's timeline.
+    pub clock: Arc<dyn Clock>,
+}
+
+struct Inner {
+    state: State,
+    seeds: Seeds,
+    /// True from a failed append until memory equals the ledger again.
+    diverged: bool,
+    /// Whether events came since the last extract. What time alone changed
+    /// waits for the next event: a projection knows batches by their events.
+    has_news: bool,
+}
+
+/// What a call came to: the verb's own answer, or the engine's error.
+pub type Submitted<C> =
+    Result<Result<<C as Decide>::Reply, <C as Decide>::Refusal>, ServiceError>;
+
+/// Everything that a projection is to learn, and where the ledger stood.
+pub struct Extract {
+    /// What changed.
+    pub changes: Changes,
+    at: Time,
+    place: Place,
+}
+
+enum Place {
+    /// Known once everything before it is durable.
+    Awaited(Pending),
+    /// Durable.
+    Known(Mark),
+}
+
+impl Extract {
+    /// Waits until what changed is durable, and names the place in the ledger.
+    ///
+    /// # Errors
+    /// When it will never be durable: the changes must be dropped.
+    pub async fn mark(&mut self) -> Result<Mark, AppendError> {
+        let position = match &mut self.place {
+            Place::Awaited(pending) => pending.await?,
+            Place::Known(mark) => return Ok(mark.clone()),
+        };
+        Ok(Mark { seq: position.seq, at: self.at, resume: resume::write(&position) })
+    }
+
+    /// The same, whose place is known by now.
+    pub(crate) fn durable(self, mark: Mark) -> Self {
+        Self { place: Place::Known(mark), ..self }
+    }
+}
+
+/// A ledger opened, and the state it adds up to.
+pub struct Restored {
+    /// The ledger, ready to append.
+    pub ledger: Ledger,
+    /// What it adds up to.
+    pub state: State,
+    /// How opening went.
+    pub opened: Opened,
+}
+
+/// Loads what the projection holds and applies the ledger's tail to it; reads
+/// all of the ledger when the two do not fit together.
+///
+/// # Errors
+/// As [`Ledger::open`].
+pub fn restore(
+    dir: &std::path::Path,
+    node: &str,
+    options: &Options,
+    projection: &mut dyn LocalProjection,
+    rules: &Rules,
+) -> Result<Restored, OpenError> {
+    let (from, mut state) = load(projection, rules);
+    let tail = |state: &mut State, from: Option<&Position>| {
+        Ledger::open(dir, node, options, from, |_, records| fold(state, records))
+    };
+    match tail(&mut state, from.as_ref()) {
+        Err(OpenError::PositionUnknown { .. }) => {
+            tracing::warn!("the local database does not fit the ledger; making it anew");
+            clear(projection);
+            let mut state = State::new(rules.clone());
+            let (ledger, opened) = tail(&mut state, None)?;
+            Ok(Restored { ledger, state, opened })
+        }
+        opened => opened.map(|(ledger, opened)| Restored { ledger, state, opened }),
+    }
+}
+
+/// What the projection holds and where it stands; nothing when it cannot say.
+fn load(projection: &mut dyn LocalProjection, rules: &Rules) -> (Option<Position>, State) {
+    match loaded(projection, rules) {
+        Ok(Some((position, state))) => (Some(position), state),
+        Ok(None) => (None, State::new(rules.clone())),
+        Err(error) => {
+            tracing::warn!("the local database cannot be used, making it anew: {error}");
+            clear(projection);
+            (None, State::new(rules.clone()))
+        }
+    }
+}
+
+fn loaded(
+    projection: &mut dyn LocalProjection,
+    rules: &Rules,
+) -> Result<Option<(Position, State)>, ProjectionError> {
+    let Some((mark, state)) = projection.load(rules)? else { return Ok(None) };
+    Ok(resume::read(&mark).map(|position| (position, state)))
+}
+
+fn clear(projection: &mut dyn LocalProjection) {
+    if let Err(error) = projection.clear() {
+        tracing::error!("the local database cannot be made anew: {error}");
+    }
+}
+
+fn fold(state: &mut State, records: &[Record]) {
+    for record in records {
+        if let Fact::Domain(event) = &record.fact {
+            state.apply(record.at, event);
+        }
+    }
+}
+
+impl Engine {
+    /// Runs on what [`restore`] gave.
+    pub fn new(restored: (Ledger, State), rules: Rules, clock: Arc<dyn Clock>) -> Self {
+        let (ledger, state) = restored;
+        let inner = Inner { state, seeds: Seeds::default(), diverged: false, has_news: true };
+        Self { inner: Mutex::new(inner), ledger, rules, torn: Notify::new(), clock }
+    }
+
+    /// Runs a verb: decides, records, and answers once the record is durable.
+    /// `session` is the one that the command is about, if any.
+    ///
+    /// # Errors
+    /// `Unavailable` when the record cannot be written: nothing happened then.
+    ///
+    /// # Cancellation
+    /// What was decided happens all the same; a repeat is safe.
+    pub async fn submit<C: Decide>(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        session: Option<&SessionRef>,
+        command: &C,
+    ) -> Submitted<C> {
+        let decided = self.decide(caller, session, command)?;
+        let (reply, pending) = match decided {
+            Ok(decided) => decided,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Some(pending) = pending {
+            pending.await.map_err(|error| failed(&error))?;
+        }
+        Ok(Ok(reply))
+    }
+
+    #[expect(clippy::type_complexity, reason = "a verb's answer within the engine's")]
+    fn decide<C: Decide>(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        session: Option<&SessionRef>,
+        command: &C,
+    ) -> Result<Result<(C::Reply, Option<Pending>), C::Refusal>, ServiceError> {
+        let mut inner = self.lock();
+        if inner.diverged {
+            return Err(unwritable("the ledger could not be written; memory is being restored"));
+        }
+        let now = self.clock.now();
+        inner.state.advance(now);
+        self.expire(&mut inner, session.cloned(), EXPIRED_PER_CALL_MAX)?;
+        let seed = inner.seeds.next()?;
+        let decision = match command.decide(&inner.state, now, seed) {
+            Ok(decision) => decision,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let pending = self.record(&mut inner, caller, &decision.events)?;
+        Ok(Ok((decision.reply, pending)))
+    }
+
+    /// Ends overdue sessions, `first` before others; answers how many.
+    fn expire(
+        &self,
+        inner: &mut Inner,
+        first: Option<SessionRef>,
+        sessions_max: usize,
+    ) -> Result<usize, ServiceError> {
+        let expire = Expire { first, sessions_max };
+        let now = inner.state.now();
+        let decided: Result<_, Infallible> = expire.decide(&inner.state, now, 0);
+        let Ok(decision) = decided;
+        let pending = self.record(inner, None, &decision.events)?;
+        // Nobody waits for it: what comes after it is durable after it.
+        drop(pending);
+        Ok(decision.reply)
+    }
+
+    /// Queues the events for the ledger, then applies them.
+    fn record(
+        &self,
+        inner: &mut Inner,
+        caller: Option<&Arc<Caller>>,
+        events: &[Event],
+    ) -> Result<Option<Pending>, ServiceError> {
+        if events.is_empty() {
+            return Ok(None);
+        }
+        let now = inner.state.now();
+        let entry = |event: &Event| Entry { caller: caller.cloned(), fact: event.clone().into() };
+        let pending = self.ledger.append(now, events.iter().map(entry).collect());
+        if let Some(error) = pending.refusal() {
+            return Err(failed(error));
+        }
+        for event in events {
+            inner.state.apply(now, event);
+        }
+        inner.has_news = true;
+        Ok(Some(pending))
+    }
+
+    /// Ends the sessions that are overdue, as time alone would have it.
+    pub fn tick(&self) {
+        loop {
+            let mut inner = self.lock();
+            if inner.diverged {
+                return;
+            }
+            inner.state.advance(self.clock.now());
+            match self.expire(&mut inner, None, EXPIRED_PER_TICK_MAX) {
+                Ok(EXPIRED_PER_TICK_MAX) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Records a fact of the node itself.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot be written.
+    pub async fn note(&self, fact: Fact) -> Result<(), ServiceError> {
+        let pending = {
+            let mut inner = self.lock();
+            inner.state.advance(self.clock.now());
+            self.ledger.append(inner.state.now(), vec![Entry::of_node(fact)])
+        };
+        pending.await.map(|_| ()).map_err(|error| failed(&error))
+    }
+
+    /// Looks at the state as it is now.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        let mut inner = self.lock();
+        inner.state.advance(self.clock.now());
+        look(&inner.state)
+    }
+
+    /// What changed since the last extract; none when nothing did, or while
+    /// memory is ahead of the ledger.
+    pub fn extract(&self) -> Option<Extract> {
+        let mut inner = self.lock();
+        if inner.diverged || !inner.has_news || inner.state.changes_count() == 0 {
+            return None;
+        }
+        let barrier = self.ledger.append(inner.state.now(), Vec::new());
+        if barrier.refusal().is_some() {
+            return None;
+        }
+        inner.has_news = false;
+        let changes = inner.state.take_changes();
+        Some(Extract { changes, at: inner.state.now(), place: Place::Awaited(barrier) })
+    }
+
+    /// The ledger, for its position and condition.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Makes memory equal to the ledger again after a failed append, from the
+    /// projection and the ledger's tail. Blocks.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read; memory stays as it was.
+    pub fn rebuild(&self, projection: &mut dyn LocalProjection) -> Result<(), OpenError> {
+        let barrier = {
+            let mut inner = self.lock();
+            inner.diverged = true;
+            self.ledger.append(inner.state.now(), Vec::new())
+        };
+        // Durable or refused: either way nothing is under way any more.
+        let _ = barrier.wait();
+        let (from, state) = load(projection, &self.rules);
+        let state = match self.replay(from.as_ref(), state) {
+            Err(OpenError::PositionUnknown { .. }) => {
+                clear(projection);
+                self.replay(None, State::new(self.rules.clone()))?
+            }
+            state => state?,
+        };
+        let mut inner = self.lock();
+        inner.state = state;
+        inner.has_news = true;
+        Ok(())
+    }
+
+    fn replay(&self, from: Option<&Position>, mut state: State) -> Result<State, OpenError> {
+        self.ledger.replay(from, |_, records| fold(&mut state, records))?;
+        Ok(state)
+    }
+
+    /// Takes calls again once the ledger can be written. Blocks.
+    ///
+    /// # Errors
+    /// While it cannot.
+    pub fn try_resume(&self) -> Result<(), AppendError> {
+        let mut inner = self.lock();
+        inner.state.advance(self.clock.now());
+        self.ledger.try_resume(inner.state.now())?;
+        inner.diverged = false;
+        Ok(())
+    }
+
+    /// Resolves when memory has to be made equal to the ledger again.
+    pub async fn wants_rebuild(&self) {
+        let mut condition = self.ledger.subscribe();
+        let refusing = condition.wait_for(|condition| *condition != Condition::Writable);
+        tokio::select! {
+            _ = refusing => {}
+            () = self.torn.notified() => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| {
+            // A panic under the lock may have left half an effect in memory.
+            // What is durable is whole, so memory is made anew from there.
+            let mut inner = poisoned.into_inner();
+            inner.diverged = true;
+            self.inner.clear_poison();
+            self.torn.notify_one();
+            inner
+        })
+    }
+}
+
+fn failed(error: &AppendError) -> ServiceError {
+    match error {
+        AppendError::Overloaded { .. } => ServiceError::new(
+            ErrorKind::Unavailable,
+            "OVERLOADED",
+            "too many calls wait for the disk; try again shortly",
+        )
+        .retry_after(RETRY_AFTER),
+        error => unwritable(error),
+    }
+}
+
+fn unwritable(error: impl std::fmt::Display) -> ServiceError {
+    let message = format!("the call could not be recorded, so nothing was done: {error}");
+    ServiceError::new(ErrorKind::Unavailable, "LEDGER_UNWRITABLE", message)
+        .retry_after(RETRY_AFTER)
+}
+
+/// Seeds for draws, from the kernel, a page at a time.
+#[derive(Default)]
+struct Seeds {
+    bytes: Vec<u8>,
+}
+
+impl Seeds {
+    fn next(&mut self) -> Result<u64, ServiceError> {
+        if self.bytes.is_empty() {
+            self.bytes.resize(4_096, 0);
+            getrandom::fill(&mut self.bytes).map_err(|error| ServiceError::bug(&error))?;
+        }
+        let rest = self.bytes.len() - 8;
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&self.bytes[rest..]);
+        self.bytes.truncate(rest);
+        Ok(u64::from_be_bytes(seed))
+    }
+}

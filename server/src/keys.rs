@@ -1,0 +1,352 @@
+//! The credentials in memory, and how they come there: store, CSV, reload.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use key_server_core::{KeyId, SyncKeys};
+use key_server_ledger::Caller;
+use key_server_secrets::{
+    CsvLimits, Force, Import, Plan, Problem, SecretKey, SecretStore, SecretStoreError, StoredKey,
+    import_csv, plan,
+};
+
+use crate::backend::{Backend, BackendState};
+use crate::engine::Engine;
+use crate::error::{ErrorKind, ServiceError};
+
+/// Everything about credentials that the server holds.
+pub struct Keys {
+    engine: Arc<Engine>,
+    store: Arc<dyn SecretStore>,
+    served: RwLock<HashMap<KeyId, Arc<SecretKey>>>,
+    csv: Csv,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    /// Why the CSV that should be in force is not, if so.
+    notes: Mutex<Vec<String>>,
+    /// How the store is.
+    pub backend: Backend,
+}
+
+/// The CSV of this node.
+#[derive(Clone, Debug)]
+pub struct Csv {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether somebody named it: then it is missed when it is not there.
+    pub is_expected: bool,
+    /// What it may not exceed.
+    pub limits: CsvLimits,
+    /// `csv@<node id>`.
+    pub source: String,
+}
+
+/// What a reload is asked for.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// Another CSV than the configured one.
+    pub path: Option<PathBuf>,
+    /// Accept the loss of more than half of the keys.
+    pub force: bool,
+    /// Only say what would change.
+    pub dry_run: bool,
+}
+
+/// What a reload did, or would do.
+#[derive(Clone, Debug, Default)]
+pub struct Reloaded {
+    /// Keys that came.
+    pub added: usize,
+    /// Keys whose facts changed.
+    pub changed: usize,
+    /// Keys that the CSV lists no longer.
+    pub withdrawn: usize,
+    /// Keys that stayed as they were.
+    pub unchanged: usize,
+    /// What is wrong with the CSV, or looks wrong.
+    pub problems: Vec<Problem>,
+    /// Why nothing changed, if so.
+    pub refusal: Option<String>,
+}
+
+/// Why the server cannot start with its keys.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The store does not give its keys.
+    #[error(transparent)]
+    Store(#[from] SecretStoreError),
+    /// There are no keys at all.
+    #[error(
+        "there are no keys: {} does not exist and the {store} store is empty; write a CSV with the columns provider,model,api_key or set KEY_CONFIG_FILE",
+        path.display()
+    )]
+    None {
+        /// Where the CSV was looked for.
+        path: PathBuf,
+        /// The store's name.
+        store: &'static str,
+    },
+    /// The CSV is bad, and the store is empty.
+    #[error("the keys cannot be imported, and the store is empty:\n{}", .0.join("\n"))]
+    Bad(Vec<String>),
+    /// The change could not be recorded.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+impl Keys {
+    /// Nothing is loaded yet: see [`Keys::start`].
+    pub fn new(engine: Arc<Engine>, store: Arc<dyn SecretStore>, csv: Csv) -> Self {
+        let backend = Backend::new(format!("secrets ({})", store.name()), Arc::clone(&engine.clock));
+        Self {
+            engine,
+            store,
+            served: RwLock::default(),
+            csv,
+            reloading: tokio::sync::Mutex::default(),
+            notes: Mutex::default(),
+            backend,
+        }
+    }
+
+    /// The credential of a key that is served.
+    pub fn secret(&self, key: KeyId) -> Option<Arc<SecretKey>> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// What somebody should look at, in words.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Loads the store, imports the CSV if there is one, and serves the keys.
+    ///
+    /// # Errors
+    /// [`KeysError`]; with a CSV that is bad and a store that has keys the
+    /// store's are served, and [`Keys::notes`] says so.
+    pub async fn start(&self) -> Result<(), KeysError> {
+        let stored = self.load().await?;
+        let is_missing = !self.csv.path.try_exists().unwrap_or(true);
+        if is_missing && !self.csv.is_expected {
+            if stored.is_empty() {
+                let store = self.store.name();
+                return Err(KeysError::None { path: self.csv.path.clone(), store });
+            }
+            self.serve(None, stored).await?;
+            return Ok(());
+        }
+        let reload = Reload { path: None, force: false, dry_run: false };
+        let is_empty = stored.is_empty();
+        let reloaded = self.import(None, &reload, stored).await?;
+        match reloaded.refusal {
+            None => Ok(()),
+            Some(refusal) => self.go_on_without(is_empty, &refusal, &reloaded.problems).await,
+        }
+    }
+
+    /// Serves what the store held, though the CSV is bad.
+    async fn go_on_without(
+        &self,
+        is_empty: bool,
+        refusal: &str,
+        problems: &[Problem],
+    ) -> Result<(), KeysError> {
+        let problems = problems.iter().map(ToString::to_string);
+        let notes: Vec<String> = std::iter::once(refusal.to_owned()).chain(problems).collect();
+        if is_empty {
+            return Err(KeysError::Bad(notes));
+        }
+        for note in &notes {
+            tracing::error!("{note}");
+        }
+        tracing::error!("the CSV is not in force; serving the keys that the store held");
+        self.set_notes(notes);
+        let stored = self.load().await?;
+        self.serve(None, stored).await?;
+        Ok(())
+    }
+
+    /// Reads the CSV and the store again and serves what they say: all of it
+    /// or nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store or the ledger does not take it. A bad CSV
+    /// is not an error but a [`Reloaded::refusal`].
+    pub async fn reload(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        reload: &Reload,
+    ) -> Result<Reloaded, ServiceError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let stored = self.load().await.map_err(|error| store_failed(&error))?;
+        let path = reload.path.as_deref().unwrap_or(&self.csv.path);
+        let is_missing = !path.try_exists().unwrap_or(true);
+        if is_missing && reload.path.is_none() && !self.csv.is_expected {
+            return self.reload_store(caller, reload, stored).await;
+        }
+        let reloaded = self.import(caller, reload, stored).await?;
+        if reloaded.refusal.is_none() && !reload.dry_run {
+            self.set_notes(Vec::new());
+        }
+        Ok(reloaded)
+    }
+
+    /// Without a CSV the store alone says what is served.
+    async fn reload_store(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        reload: &Reload,
+        stored: Vec<StoredKey>,
+    ) -> Result<Reloaded, ServiceError> {
+        let count = stored.len();
+        if reload.dry_run {
+            return Ok(Reloaded { unchanged: count, ..Reloaded::default() });
+        }
+        let synced = self.serve(caller, stored).await?;
+        Ok(Reloaded {
+            added: synced.added,
+            changed: synced.changed,
+            withdrawn: synced.retired,
+            unchanged: count - synced.added - synced.changed,
+            ..Reloaded::default()
+        })
+    }
+
+    async fn import(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        reload: &Reload,
+        stored: Vec<StoredKey>,
+    ) -> Result<Reloaded, ServiceError> {
+        let import = self.read_csv(reload.path.as_deref()).await?;
+        let force = if reload.force { Force::Yes } else { Force::No };
+        let plan = match plan(&stored, &import, &self.csv.source, force) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                let refusal = Some(refusal.to_string());
+                return Ok(Reloaded { problems: import.problems, refusal, ..Reloaded::default() });
+            }
+        };
+        let reloaded = reloaded(&plan, &import);
+        if !reload.dry_run {
+            self.commit(caller, stored, plan).await?;
+        }
+        Ok(reloaded)
+    }
+
+    async fn commit(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        stored: Vec<StoredKey>,
+        plan: Plan,
+    ) -> Result<(), ServiceError> {
+        if !plan.change.is_empty() {
+            self.check_ledger()?;
+            let committed = self.store.commit(&plan.change).await;
+            self.observe(&committed);
+            committed.map_err(|error| store_failed(&error))?;
+        }
+        let mut keys: BTreeMap<KeyId, StoredKey> =
+            stored.into_iter().map(|key| (key.id(), key)).collect();
+        for key in &plan.change.remove {
+            keys.remove(key);
+        }
+        keys.extend(plan.change.put.into_iter().map(|key| (key.id(), key)));
+        self.serve(caller, keys.into_values().collect()).await?;
+        Ok(())
+    }
+
+    /// Serves exactly these keys: new ones are there before they can be drawn,
+    /// old ones until they cannot be drawn any more.
+    async fn serve(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        keys: Vec<StoredKey>,
+    ) -> Result<key_server_core::Synced, ServiceError> {
+        let desired = keys.iter().map(|key| Arc::clone(&key.facts)).collect();
+        let ids: HashSet<KeyId> = keys.iter().map(StoredKey::id).collect();
+        {
+            let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+            served.extend(keys.into_iter().map(|key| (key.id(), key.secret)));
+        }
+        let command = SyncKeys { desired };
+        let Ok(synced) = self.engine.submit(caller, None, &command).await?;
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        served.retain(|key, _| ids.contains(key));
+        served.shrink_to_fit();
+        Ok(synced)
+    }
+
+    /// Makes what is served follow the store after memory was made anew.
+    ///
+    /// # Errors
+    /// As [`Keys::reload`].
+    pub async fn resync(&self) -> Result<(), ServiceError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let stored = self.load().await.map_err(|error| store_failed(&error))?;
+        self.serve(None, stored).await?;
+        Ok(())
+    }
+
+    /// Nothing is committed to the store while the ledger cannot tell of it.
+    fn check_ledger(&self) -> Result<(), ServiceError> {
+        match self.engine.ledger().condition() {
+            key_server_ledger::Condition::Writable => Ok(()),
+            key_server_ledger::Condition::Refusing { error, .. } => {
+                let message = format!("the ledger cannot be written, so no keys are changed: {error}");
+                Err(ServiceError::new(ErrorKind::Unavailable, "LEDGER_UNWRITABLE", message))
+            }
+        }
+    }
+
+    async fn read_csv(&self, path: Option<&Path>) -> Result<Import, ServiceError> {
+        let path = path.unwrap_or(&self.csv.path).to_owned();
+        let limits = self.csv.limits;
+        let read = tokio::task::spawn_blocking(move || import_csv(&path, &limits)).await;
+        let import = read.map_err(|error| ServiceError::bug(&error))?;
+        for problem in &import.problems {
+            tracing::warn!("{problem}");
+        }
+        Ok(import)
+    }
+
+    async fn load(&self) -> Result<Vec<StoredKey>, SecretStoreError> {
+        let loaded = self.store.load().await;
+        self.observe(&loaded);
+        loaded
+    }
+
+    fn observe<T>(&self, result: &Result<T, SecretStoreError>) {
+        match result {
+            Ok(_) => self.backend.works(),
+            Err(error) => self.backend.fails(BackendState::Unavailable, error),
+        }
+    }
+
+    fn set_notes(&self, notes: Vec<String>) {
+        *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
+    }
+}
+
+fn reloaded(plan: &Plan, import: &Import) -> Reloaded {
+    Reloaded {
+        added: plan.summary.added.len(),
+        changed: plan.summary.changed.len(),
+        withdrawn: plan.summary.withdrawn.len(),
+        unchanged: plan.summary.unchanged_count,
+        problems: import.problems.clone(),
+        refusal: None,
+    }
+}
+
+fn store_failed(error: &SecretStoreError) -> ServiceError {
+    match error {
+        SecretStoreError::Corrupt(text) => {
+            ServiceError::new(ErrorKind::Corrupt, "STORE_CORRUPT", text.clone())
+        }
+        SecretStoreError::Unavailable(text) | SecretStoreError::Denied(text) => {
+            ServiceError::new(ErrorKind::Unavailable, "STORE_UNAVAILABLE", text.clone())
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! From settings to a serving socket, and back in good order.
+//!
+//! Every task belongs to one [`Running`]: the soft stop ends accepting and
+//! lets calls finish, the grace ends them, and the first task that fails stops
+//! the whole. The order of the end is the reverse of the start: socket, calls,
+//! projection, ledger.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use key_server_ledger::{AppendError, Durability as LedgerDurability, Fact, OpenError, Options};
+use key_server_projections::LocalProjection;
+use key_server_proto::FILE_DESCRIPTOR_SET;
+use key_server_proto::v1::key_server_server::KeyServerServer;
+use key_server_secrets::{CsvLimits, SecretStore};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Durability, Settings};
+use crate::engine::{self, Engine, Restored};
+use crate::error::ServiceError;
+use crate::guard::Guard;
+use crate::keys::{Csv, Keys, KeysError, Reload, Reloaded};
+use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
+use crate::service::{Node, Service};
+use crate::socket::{self, Socket, SocketError};
+use crate::state_dir::StateDir;
+use crate::{accept, recovery};
+
+/// How often sessions are looked at that are overdue.
+const TICK_EVERY: Duration = Duration::from_secs(1);
+/// Connections accepted and not yet taken by the server.
+const ACCEPTED_MAX: usize = 64;
+/// A reload of 1,000,000 rows is one call: it has to fit.
+const LEDGER_QUEUE_ENTRIES_MAX: usize = 2_000_000;
+const LEDGER_QUEUE_BYTES_MAX: usize = 2 << 30;
+
+/// What a server is made of; whoever calls names the adapters.
+pub struct Parts {
+    /// Resolved.
+    pub settings: Settings,
+    /// Whether somebody named the CSV: then it is missed when it is not there.
+    pub csv_is_expected: bool,
+    /// Claimed.
+    pub state_dir: StateDir,
+    /// Where the keys are kept.
+    pub store: Arc<dyn SecretStore>,
+    /// The local projection.
+    pub projection: Box<dyn LocalProjection>,
+    /// Another clock than the system's.
+    pub clock: Option<Arc<dyn Clock>>,
+    /// What Health is to tell besides.
+    pub notes: Vec<String>,
+}
+
+/// Why a server does not start or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// A record that must be written.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The end of the ledger.
+    #[error("the ledger could not be closed in good order: {0}")]
+    Close(#[from] AppendError),
+    /// The runtime.
+    #[error("cannot serve: {0}")]
+    Serve(String),
+}
+
+/// A server at work.
+pub struct Running {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    failure: mpsc::Receiver<RunError>,
+    service: Service,
+    socket: Option<Socket>,
+}
+
+/// Starts a server; when this returns it answers on its socket.
+///
+/// # Errors
+/// Any [`RunError`]; what was begun is undone.
+pub async fn start(parts: Parts) -> Result<Running, RunError> {
+    let settings = Arc::new(parts.settings);
+    socket::check(&settings.socket)?;
+    let ledger_dir = parts.state_dir.ledger();
+    let mut projection = parts.projection;
+    let rules = settings.rules();
+    let restored = tokio::task::block_in_place(|| {
+        let options = ledger_options(&settings);
+        let node = &parts.state_dir.node_id;
+        engine::restore(&ledger_dir, node, &options, &mut *projection, &rules)
+    })?;
+    let Restored { ledger, state, opened } = restored;
+    if let Some(cut) = &opened.cut {
+        tracing::warn!("the ledger ended in the middle of a write; it was cut: {cut:?}");
+    }
+    let timeline = parts.state_dir.path().join("timeline");
+    let clock = parts.clock.unwrap_or_else(|| {
+        Arc::new(SystemClock::open(&timeline, opened.last_at.max(state.now())))
+    });
+    let engine = Arc::new(Engine::new((ledger, state), rules, Arc::clone(&clock)));
+    note_start(&engine, settings.durability).await?;
+    let projector = Arc::new(Projector::new(Arc::clone(&engine), projection));
+    let csv = csv(&settings, parts.csv_is_expected, &parts.state_dir.node_id);
+    let keys = Arc::new(Keys::new(Arc::clone(&engine), parts.store, csv));
+    keys.start().await?;
+    let guard = Guard::new(&settings, rustix::process::geteuid().as_raw());
+    let node = Node {
+        id: parts.state_dir.node_id.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        durability: settings.durability,
+        started: clock.now(),
+        notes: parts.notes,
+    };
+    let (guard, node) = (Arc::new(guard), Arc::new(node));
+    let service = Service { engine, keys, projector, guard, node };
+    let (socket, listener) = socket::listen(&settings.socket, settings.socket_mode.0)?;
+    let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
+    let state_dir = parts.state_dir;
+    Ok(Running::spawn(&settings, service, socket, listener, state_dir))
+}
+
+async fn note_start(engine: &Engine, durability: Durability) -> Result<(), ServiceError> {
+    let version = env!("CARGO_PKG_VERSION").into();
+    engine.note(Fact::NodeStarted { version, durability: ledger_durability(durability) }).await
+}
+
+fn ledger_durability(durability: Durability) -> LedgerDurability {
+    match durability {
+        Durability::Disk => LedgerDurability::Disk,
+        Durability::Process => LedgerDurability::Process,
+    }
+}
+
+fn ledger_options(settings: &Settings) -> Options {
+    Options {
+        durability: ledger_durability(settings.durability),
+        segment_bytes_max: settings.ledger_segment_bytes_max,
+        queue_entries_max: LEDGER_QUEUE_ENTRIES_MAX,
+        queue_bytes_max: LEDGER_QUEUE_BYTES_MAX,
+        ..Options::default()
+    }
+}
+
+fn csv(settings: &Settings, is_expected: bool, node_id: &str) -> Csv {
+    Csv {
+        path: settings.key_config_file.clone(),
+        is_expected,
+        limits: CsvLimits { file_bytes_max: settings.csv_bytes_max, ..CsvLimits::default() },
+        source: format!("csv@{node_id}"),
+    }
+}
+
+fn cannot_serve(error: impl ToString) -> RunError {
+    RunError::Serve(error.to_string())
+}
+
+impl Running {
+    fn spawn(
+        settings: &Arc<Settings>,
+        service: Service,
+        socket: Socket,
+        listener: UnixListener,
+        state_dir: StateDir,
+    ) -> Self {
+        let (failed, failure) = mpsc::channel(1);
+        let running = Self {
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            failure,
+            service: service.clone(),
+            socket: Some(socket),
+        };
+        running.serve(settings, listener, failed);
+        let engine = Arc::clone(&service.engine);
+        running.every(TICK_EVERY, move || {
+            let engine = Arc::clone(&engine);
+            async move { engine.tick() }
+        });
+        let projector = Arc::clone(&service.projector);
+        running.every(FLUSH_EVERY, move || {
+            let projector = Arc::clone(&projector);
+            async move { projector.flush().await }
+        });
+        let (projector, settings) = (Arc::clone(&service.projector), Arc::clone(settings));
+        let ledger_dir = state_dir.ledger();
+        running.every(PRUNE_EVERY, move || {
+            let (projector, settings) = (Arc::clone(&projector), Arc::clone(&settings));
+            let ledger_dir = ledger_dir.clone();
+            async move {
+                tokio::task::block_in_place(|| projector.prune(&settings, &ledger_dir));
+            }
+        });
+        running.recover(state_dir);
+        running
+    }
+
+    /// Runs `work` again and again until the stop.
+    fn every<Work>(&self, time: Duration, mut work: impl FnMut() -> Work + Send + 'static)
+    where
+        Work: Future<Output = ()> + Send,
+    {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            while stop.run_until_cancelled(tokio::time::sleep(time)).await.is_some() {
+                work().await;
+            }
+        });
+    }
+
+    /// Repairs memory and ledger until the stop; holds the state directory.
+    fn recover(&self, state_dir: StateDir) {
+        let (stop, service) = (self.stop.clone(), self.service.clone());
+        self.tasks.spawn(async move {
+            let _held = state_dir;
+            stop.run_until_cancelled(recovery::run(service)).await;
+            stop.cancelled().await;
+        });
+    }
+
+    fn serve(
+        &self,
+        settings: &Settings,
+        listener: UnixListener,
+        failed: mpsc::Sender<RunError>,
+    ) {
+        let (connected, connections) = mpsc::channel(ACCEPTED_MAX);
+        self.tasks.spawn(accept::accept(listener, settings.connections_max, connected));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let router = Server::builder()
+            .max_concurrent_streams(settings.streams_max)
+            .add_service(health_service)
+            .add_service(reflection_v1())
+            .add_service(reflection_v1alpha())
+            .add_service(
+                KeyServerServer::new(self.service.clone())
+                    .max_decoding_message_size(settings.message_bytes_max),
+            );
+        let (stop, grace) = (self.stop.clone(), settings.shutdown_grace);
+        self.tasks.spawn(async move {
+            health.set_serving::<KeyServerServer<Service>>().await;
+            let soft = {
+                let stop = stop.clone();
+                async move {
+                    stop.cancelled().await;
+                    health.set_not_serving::<KeyServerServer<Service>>().await;
+                    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+                }
+            };
+            let serving =
+                router.serve_with_incoming_shutdown(ReceiverStream::new(connections), soft);
+            let hard = async {
+                stop.cancelled().await;
+                tokio::time::sleep(grace).await;
+            };
+            tokio::select! {
+                served = serving => if let Err(error) = served {
+                    let _ = failed.send(cannot_serve(error)).await;
+                },
+                () = hard => tracing::warn!("some calls did not finish in time; they were cut"),
+            }
+        });
+    }
+
+    /// Resolves when a task failed on which everything depends.
+    pub async fn failed(&mut self) -> RunError {
+        match self.failure.recv().await {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads CSV and store again, as `ReloadKeys` does.
+    ///
+    /// # Errors
+    /// As [`Keys::reload`].
+    pub async fn reload(&self) -> Result<Reloaded, ServiceError> {
+        let reload = Reload { path: None, force: false, dry_run: false };
+        self.service.keys.reload(None, &reload).await
+    }
+
+    /// What the server looks like from outside, in one line.
+    pub fn summary(&self) -> String {
+        let totals = self.service.engine.read(key_server_core::State::totals);
+        format!(
+            "{} keys, {} models, {} live sessions",
+            totals.keys, totals.models, totals.sessions_live
+        )
+    }
+
+    /// Stops in good order: no new connections, calls finish within the grace,
+    /// everything is written.
+    ///
+    /// # Errors
+    /// When the last records could not be written.
+    pub async fn stop(mut self) -> Result<(), RunError> {
+        self.stop.cancel();
+        drop(self.socket.take());
+        self.tasks.close();
+        self.tasks.wait().await;
+        let Service { engine, projector, .. } = &self.service;
+        projector.flush().await;
+        engine.note(Fact::NodeStopped).await?;
+        projector.flush().await;
+        tokio::task::block_in_place(|| engine.ledger().close())?;
+        Ok(())
+    }
+}
+
+fn reflection_v1() -> tonic_reflection::server::v1::ServerReflectionServer<
+    impl tonic_reflection::server::v1::ServerReflection,
+> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the contract was compiled together with this program")
+}
+
+fn reflection_v1alpha() -> tonic_reflection::server::v1alpha::ServerReflectionServer<
+    impl tonic_reflection::server::v1alpha::ServerReflection,
+> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()
+        .expect("the contract was compiled together with this program")
+}

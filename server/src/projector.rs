@@ -1,0 +1,108 @@
+//! Brings what the ledger adds up to into the local database, in batches.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use key_server_projections::LocalProjection;
+
+use crate::backend::{Backend, BackendState};
+use crate::config::{Retention, Settings};
+use crate::engine::{Engine, Extract};
+
+/// How long changes are collected.
+pub(crate) const FLUSH_EVERY: Duration = Duration::from_millis(250);
+/// How often old rows and segments are looked for.
+pub(crate) const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// Writes to the local projection; the only one who does.
+pub struct Projector {
+    engine: Arc<Engine>,
+    projection: Mutex<Box<dyn LocalProjection>>,
+    /// A batch that could not be written yet; later ones wait behind it.
+    stuck: Mutex<Option<Extract>>,
+    /// How the projection is.
+    pub backend: Backend,
+}
+
+impl Projector {
+    /// Writes what `engine` knows into `projection`.
+    pub fn new(engine: Arc<Engine>, projection: Box<dyn LocalProjection>) -> Self {
+        let name = format!("projection ({})", projection.name());
+        let backend = Backend::new(name, Arc::clone(&engine.clock));
+        Self { engine, projection: Mutex::new(projection), stuck: Mutex::new(None), backend }
+    }
+
+    /// Writes what changed since the last time. A failed batch is kept and
+    /// written first the next time; what changes meanwhile waits in the state,
+    /// each key and session once.
+    pub async fn flush(&self) {
+        let stuck = self.stuck().take();
+        let Some(mut extract) = stuck.or_else(|| self.engine.extract()) else { return };
+        // Not durable: memory will be made anew from what is, changes included.
+        let Ok(mark) = extract.mark().await else { return };
+        let written = tokio::task::block_in_place(|| self.lock().write(&mark, &extract.changes));
+        match written {
+            Ok(()) => self.backend.works(),
+            Err(error) => {
+                self.backend.fails(BackendState::Degraded, error);
+                *self.stuck() = Some(extract.durable(mark));
+            }
+        }
+    }
+
+    /// Makes memory equal to the ledger again.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn rebuild(&self) -> Result<(), key_server_ledger::OpenError> {
+        *self.stuck() = None;
+        self.engine.rebuild(&mut **self.lock())
+    }
+
+    /// Removes what is older than the settings keep.
+    pub fn prune(&self, settings: &Settings, ledger_dir: &std::path::Path) {
+        let now = self.engine.clock.now();
+        let before = |retention| match retention {
+            Retention::Forever => None,
+            Retention::For(time) => {
+                let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                Some(key_server_core::Time::from_ms(now.as_ms().saturating_sub(ms)))
+            }
+        };
+        if let Some(before) = before(settings.usage_retention) {
+            let hour = u32::try_from(before.as_ms() / HOUR_MS).unwrap_or(u32::MAX);
+            if let Err(error) = self.lock().prune_usage(hour) {
+                tracing::warn!("old usage cannot be removed: {error}");
+            }
+        }
+        if let Some(before) = before(settings.ledger_retention) {
+            self.prune_ledger(before, ledger_dir);
+        }
+    }
+
+    fn prune_ledger(&self, keep_after: key_server_core::Time, dir: &std::path::Path) {
+        let applied = self.lock().mark().ok().flatten().map_or(0, |mark| mark.seq);
+        match key_server_ledger::prune::prune(dir, keep_after, applied) {
+            Ok(removed) => {
+                for segment in removed {
+                    tracing::info!(
+                        "removed an old segment of the ledger: {} to {}",
+                        segment.first_seq,
+                        segment.last_seq
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("old segments cannot be removed: {error}"),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Box<dyn LocalProjection>> {
+        self.projection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stuck(&self) -> std::sync::MutexGuard<'_, Option<Extract>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

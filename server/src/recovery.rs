@@ -1,0 +1,55 @@
+//! When the ledger could not be written: memory is brought back to what is
+//! durable, and the ledger is tried until it takes records again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::service::Service;
+
+/// How long to wait between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(500);
+
+/// Repairs for ever.
+pub(crate) async fn run(service: Service) {
+    loop {
+        service.engine.wants_rebuild().await;
+        tracing::error!("calls that must be recorded are refused until the ledger takes them");
+        rebuild(&service).await;
+        while !resume(&service).await {
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+        tracing::info!("the ledger takes records again");
+        if let Err(error) = service.keys.resync().await {
+            tracing::error!("keys could not be brought in line with the store: {error}");
+        }
+    }
+}
+
+async fn rebuild(service: &Service) {
+    loop {
+        let projector = Arc::clone(&service.projector);
+        let rebuilt = tokio::task::spawn_blocking(move || projector.rebuild()).await;
+        match rebuilt {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::error!("memory cannot be restored: {error}"),
+            Err(error) => tracing::error!("memory cannot be restored: {error}"),
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+}
+
+async fn resume(service: &Service) -> bool {
+    let engine = Arc::clone(&service.engine);
+    let resumed = tokio::task::spawn_blocking(move || engine.try_resume()).await;
+    match resumed {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!("the ledger still refuses: {error}");
+            false
+        }
+        Err(error) => {
+            tracing::error!("the ledger could not be tried: {error}");
+            false
+        }
+    }
+}

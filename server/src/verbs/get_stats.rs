@@ -1,0 +1,271 @@
+use std::sync::Arc;
+
+use key_server_core::{
+    KeyId, KeyState, KeyStats, ModelName, PoolStats, SessionRef, SessionStats, State, Totals,
+};
+use key_server_ledger::Caller;
+use key_server_proto::v1;
+
+use super::wire;
+use crate::error::{ErrorKind, ServiceError};
+use crate::service::Service;
+
+/// Rows that one call looks at for each row it may answer with: a page may be
+/// short, and the next goes on behind it.
+const LOOKED_AT_PER_ROW: usize = 10;
+/// Sessions of one user that a call looks at.
+const SESSIONS_OF_USER_MAX: usize = 10_000;
+
+/// What a caller wants to see.
+struct Wanted {
+    provider: String,
+    model: Option<ModelName>,
+    key: Option<KeyId>,
+    user: Option<i32>,
+    session: Option<SessionRef>,
+    rows_max: usize,
+    token: String,
+}
+
+/// Rows and where the next page begins.
+struct Page<Row> {
+    rows: Vec<Row>,
+    next: Option<String>,
+}
+
+impl Service {
+    pub(crate) fn get_stats(
+        &self,
+        caller: &Arc<Caller>,
+        request: &v1::GetStatsRequest,
+    ) -> Result<v1::GetStatsResponse, ServiceError> {
+        let view = v1::StatsView::try_from(request.view)
+            .map_err(|_| ServiceError::invalid("view", "this view is not known"))?;
+        let wanted = self.wanted(caller, request)?;
+        if wanted.session.is_none() {
+            self.guard.operator(caller, "GetStats")?;
+        }
+        let mut response = v1::GetStatsResponse::default();
+        let next = match view {
+            v1::StatsView::Unspecified | v1::StatsView::Keys => {
+                let page = self.engine.read(|state| wanted.keys(state))?;
+                response.keys = page.rows.into_iter().map(|key| self.key_stats(key)).collect();
+                page.next
+            }
+            v1::StatsView::Pools => {
+                let page = self.engine.read(|state| wanted.pools(state));
+                response.pools = page.rows.into_iter().map(pool_stats).collect();
+                page.next
+            }
+            v1::StatsView::Sessions => {
+                let page = self.engine.read(|state| wanted.sessions(state))?;
+                let sessions = page.rows.into_iter();
+                response.sessions = sessions.map(|session| self.session_stats(session)).collect();
+                page.next
+            }
+        };
+        response.next_page_token = next.unwrap_or_default();
+        if self.guard.is_operator(caller) {
+            response.totals = Some(totals(&self.engine.read(State::totals)));
+        }
+        Ok(response)
+    }
+
+    fn wanted(
+        &self,
+        caller: &Caller,
+        request: &v1::GetStatsRequest,
+    ) -> Result<Wanted, ServiceError> {
+        let guard = &self.guard;
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let session = given(&request.session_id);
+        let session = session.map(|id| guard.session(caller, &id, request.owner_uid));
+        let session = session.transpose()?;
+        let is_known = |session: &SessionRef| {
+            self.engine.read(|state| state.session_stats(session).is_some())
+        };
+        if session.as_ref().is_some_and(|session| !is_known(session)) {
+            return Err(ServiceError::session_not_found());
+        }
+        let key = given(&request.key_id).map(|id| guard.key_id(&id)).transpose()?;
+        if key.is_some_and(|key| self.engine.read(|state| state.key_stats(key).is_none())) {
+            return Err(key_not_found(&request.key_id));
+        }
+        let model = given(&request.model).map(|name| guard.model("model", &name));
+        Ok(Wanted {
+            provider: request.provider.to_ascii_lowercase(),
+            model: model.transpose()?,
+            key,
+            user: request.user_id,
+            session,
+            rows_max: guard.page_size(request.page_size)?,
+            token: request.page_token.clone(),
+        })
+    }
+
+    fn key_stats(&self, key: KeyStats) -> v1::KeyStats {
+        let facts = &key.facts;
+        let state = match key.state {
+            KeyState::Usable => v1::KeyState::Usable,
+            KeyState::Cooling => v1::KeyState::Cooling,
+            KeyState::AtCap => v1::KeyState::AtCap,
+            KeyState::Retired => v1::KeyState::Retired,
+        };
+        v1::KeyStats {
+            key_id: facts.key.to_string(),
+            provider: facts.provider().to_owned(),
+            models: facts.models.iter().map(ToString::to_string).collect(),
+            label: facts.label.as_deref().unwrap_or_default().to_owned(),
+            state: state.into(),
+            tier: wire::tier(key.tier).into(),
+            weight: key.weight,
+            own_weight: f64::from(facts.own_weight.thousandths()) / 1_000.0,
+            holders: key.holders.into(),
+            max_holders: key.holders_max.unwrap_or(0).into(),
+            window_tokens: wire::count(key.window_tokens),
+            lifetime: Some(wire::usage(key.lifetime)),
+            last_used_at: key.last_used.map(|time| self.timestamp(time)),
+            cooling_until: key.cooling_until.map(|time| self.timestamp(time)),
+            sources: facts.sources.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn session_stats(&self, session: SessionStats) -> v1::SessionStats {
+        let end = self.timestamp(session.end);
+        let allocations = session.allocations.into_iter().map(|allocation| v1::Allocation {
+            key_id: allocation.key.to_string(),
+            model: allocation.model.to_string(),
+            held: allocation.held,
+            usage: Some(wire::usage(allocation.usage)),
+        });
+        v1::SessionStats {
+            session_id: session.session.id.to_string(),
+            owner_uid: session.session.owner,
+            user_id: session.user,
+            opened_at: Some(self.timestamp(session.opened)),
+            ended_at: session.ended.then_some(end),
+            expires_at: (!session.ended).then_some(end),
+            allocations: allocations.collect(),
+        }
+    }
+}
+
+impl Wanted {
+    fn keys(&self, state: &State) -> Result<Page<KeyStats>, ServiceError> {
+        if let Some(key) = self.key {
+            return Ok(self.page(state.key_stats(key).map(|row| (0, row)).into_iter(), Self::key));
+        }
+        let from = self.place()?;
+        let numbered = |rows: Vec<KeyStats>| rows.into_iter().enumerate().skip(from);
+        Ok(if let Some(session) = &self.session {
+            self.page(numbered(state.keys_of_session(session)), Self::key)
+        } else if let Some(user) = self.user {
+            self.page(numbered(state.keys_of_user(user, SESSIONS_OF_USER_MAX)), Self::key)
+        } else if let Some(model) = &self.model {
+            self.page(state.keys_of_model(model, from), Self::key)
+        } else {
+            self.page(state.keys_from(from), Self::key)
+        })
+    }
+
+    fn sessions(&self, state: &State) -> Result<Page<SessionStats>, ServiceError> {
+        if let Some(session) = &self.session {
+            let found = state.session_stats(session).map(|row| (0, row));
+            return Ok(self.page(found.into_iter(), Self::session));
+        }
+        let from = self.place()?;
+        Ok(match self.user {
+            Some(user) => {
+                let rows = state.sessions_of_user(user, SESSIONS_OF_USER_MAX);
+                self.page(rows.into_iter().enumerate().skip(from), Self::session)
+            }
+            None => self.page(state.sessions_from(from), Self::session),
+        })
+    }
+
+    fn pools(&self, state: &State) -> Page<PoolStats> {
+        let after = (!self.token.is_empty()).then_some(self.token.as_str());
+        let mut pools = state.pools_after(after).filter(|pool| self.pool(pool));
+        let rows: Vec<_> = pools.by_ref().take(self.rows_max).collect();
+        let more = pools.next().is_some();
+        let last = rows.last().map(|pool| pool.model.to_string());
+        Page { rows, next: last.filter(|_| more) }
+    }
+
+    /// The place that the page begins at.
+    fn place(&self) -> Result<usize, ServiceError> {
+        if self.token.is_empty() {
+            return Ok(0);
+        }
+        let wrong = |_| ServiceError::invalid("page_token", "page_token is not from this server");
+        self.token.parse().map_err(wrong)
+    }
+
+    fn page<Row>(
+        &self,
+        mut rows: impl Iterator<Item = (usize, Row)>,
+        is_wanted: impl Fn(&Self, &Row) -> bool,
+    ) -> Page<Row> {
+        let mut page = Page { rows: Vec::new(), next: None };
+        for _ in 0..self.rows_max.saturating_mul(LOOKED_AT_PER_ROW) {
+            let Some((place, row)) = rows.next() else { return page };
+            if page.rows.len() == self.rows_max {
+                page.next = Some(place.to_string());
+                return page;
+            }
+            if is_wanted(self, &row) {
+                page.rows.push(row);
+            }
+        }
+        page.next = rows.next().map(|(place, _)| place.to_string());
+        page
+    }
+
+    fn key(&self, key: &KeyStats) -> bool {
+        let models = &key.facts.models;
+        (self.provider.is_empty() || key.facts.provider() == self.provider)
+            && self.model.as_ref().is_none_or(|model| models.contains(model))
+    }
+
+    fn pool(&self, pool: &PoolStats) -> bool {
+        (self.provider.is_empty() || pool.model.provider() == self.provider)
+            && self.model.as_ref().is_none_or(|model| *model == pool.model)
+    }
+
+    fn session(&self, session: &SessionStats) -> bool {
+        let mut allocations = session.allocations.iter();
+        let is_named = self.provider.is_empty() && self.model.is_none() && self.key.is_none();
+        let is_held = allocations.any(|allocation| {
+            (self.provider.is_empty() || allocation.model.provider() == self.provider)
+                && self.model.as_ref().is_none_or(|model| *model == allocation.model)
+                && self.key.is_none_or(|key| key == allocation.key)
+        });
+        self.user.is_none_or(|user| user == session.user) && (is_named || is_held)
+    }
+}
+
+fn key_not_found(id: &str) -> ServiceError {
+    let message = "there is no such key; `key-server keys list` shows all";
+    ServiceError::new(ErrorKind::NotFound, "KEY_NOT_FOUND", message).with("key_id", id)
+}
+
+fn pool_stats(pool: PoolStats) -> v1::PoolStats {
+    v1::PoolStats {
+        provider: pool.model.provider().to_owned(),
+        model: pool.model.model().to_owned(),
+        keys: wire::count(pool.usable + pool.cooling + pool.at_cap),
+        usable: wire::count(pool.usable),
+        cooling: wire::count(pool.cooling),
+        at_cap: wire::count(pool.at_cap),
+    }
+}
+
+fn totals(totals: &Totals) -> v1::Totals {
+    v1::Totals {
+        keys: wire::count(totals.keys),
+        models: wire::count(totals.models),
+        sessions_live: wire::count(totals.sessions_live),
+        window_tokens: wire::count(totals.window_tokens),
+        lifetime: Some(wire::usage(totals.lifetime)),
+    }
+}

@@ -1,0 +1,85 @@
+use key_server_core::Time;
+use key_server_ledger::Condition;
+use key_server_proto::v1;
+
+use super::wire;
+use crate::backend::{Backend, BackendState};
+use crate::config::SettingValue;
+use crate::service::Service;
+
+impl Service {
+    /// How the server is. Anybody who can connect may ask.
+    pub(crate) fn health(&self) -> v1::HealthResponse {
+        let totals = self.engine.read(key_server_core::State::totals);
+        let now = self.engine.clock.now();
+        let mut notes = self.keys.notes();
+        notes.extend(self.node.notes.iter().cloned());
+        let backends = vec![
+            self.ledger_backend(),
+            self.backend(&self.keys.backend),
+            self.backend(&self.projector.backend),
+        ];
+        v1::HealthResponse {
+            status: status(&backends, &notes).into(),
+            version: self.node.version.to_owned(),
+            uptime: now.since(self.node.started).try_into().ok(),
+            node_id: self.node.id.clone(),
+            keys: wire::count(totals.keys),
+            models: wire::count(totals.models),
+            sessions: wire::count(totals.sessions_live),
+            ledger_position: wire::count(self.engine.ledger().durable().seq),
+            durability: self.node.durability.show(),
+            backends,
+            notes,
+            pid: i64::from(std::process::id()),
+        }
+    }
+
+    fn ledger_backend(&self) -> v1::Backend {
+        let (state, since, last_error) = match self.engine.ledger().condition() {
+            Condition::Writable => (BackendState::Ok, self.node.started, String::new()),
+            Condition::Refusing { since, error } => {
+                (BackendState::Unavailable, since, error.to_string())
+            }
+        };
+        self.backend_of("ledger", state, since, last_error)
+    }
+
+    fn backend_of(
+        &self,
+        name: &str,
+        state: BackendState,
+        since: Time,
+        last_error: String,
+    ) -> v1::Backend {
+        v1::Backend {
+            name: name.to_owned(),
+            state: state.as_str().to_owned(),
+            since: Some(self.timestamp(since)),
+            last_error,
+        }
+    }
+
+    fn backend(&self, backend: &Backend) -> v1::Backend {
+        let status = backend.status();
+        v1::Backend {
+            name: backend.name().to_owned(),
+            state: status.state.as_str().to_owned(),
+            since: Some(self.wall_timestamp(status.since_ms)),
+            last_error: status.last_error,
+        }
+    }
+}
+
+/// Only the ledger makes the server unavailable: everything else it can do
+/// without for a while.
+fn status(backends: &[v1::Backend], notes: &[String]) -> v1::HealthStatus {
+    let ok = BackendState::Ok.as_str();
+    if backends.first().is_some_and(|ledger| ledger.state != ok) {
+        v1::HealthStatus::Unavailable
+    } else if !notes.is_empty() || backends.iter().any(|backend| backend.state != ok) {
+        v1::HealthStatus::Degraded
+    } else {
+        v1::HealthStatus::Ok
+    }
+}

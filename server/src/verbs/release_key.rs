@@ -1,0 +1,39 @@
+use std::sync::Arc;
+
+use key_server_core::{Release, ReleaseRefusal, ReleaseScope};
+use key_server_ledger::Caller;
+use key_server_proto::v1;
+
+use super::wire;
+use crate::error::ServiceError;
+use crate::service::Service;
+
+impl Service {
+    pub(crate) async fn release_key(
+        &self,
+        caller: Arc<Caller>,
+        request: v1::ReleaseKeyRequest,
+    ) -> Result<v1::ReleaseKeyResponse, ServiceError> {
+        let session = self.guard.session(&caller, &request.session_id, request.owner_uid)?;
+        let command = Release { session: session.clone(), scope: self.scope(&request)? };
+        match self.engine.submit(Some(&caller), Some(&session), &command).await? {
+            Ok(released) => Ok(v1::ReleaseKeyResponse {
+                success: true,
+                released: wire::small_count(released.allocations_count),
+            }),
+            Err(ReleaseRefusal::UnknownSession) => Err(ServiceError::session_not_found()),
+        }
+    }
+
+    fn scope(&self, request: &v1::ReleaseKeyRequest) -> Result<ReleaseScope, ServiceError> {
+        match (request.key_id.as_str(), request.model.as_str()) {
+            ("", "") => Ok(ReleaseScope::Session),
+            (key_id, "") => Ok(ReleaseScope::Key(self.guard.key_id(key_id)?)),
+            ("", model) => Ok(ReleaseScope::Model(self.guard.model("model", model)?)),
+            (_, _) => {
+                let message = "key_id and model are both given; give one, or none for all keys";
+                Err(ServiceError::invalid("model", message))
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use key_server_core::{Pick, Select, SelectRefusal, Selected, Shortage, ShortageReason};
+use key_server_ledger::Caller;
+use key_server_proto::v1;
+
+use super::wire;
+use crate::error::{ErrorKind, ServiceError};
+use crate::service::Service;
+
+impl Service {
+    pub(crate) async fn select_keys(
+        &self,
+        caller: Arc<Caller>,
+        request: v1::SelectKeysRequest,
+    ) -> Result<v1::SelectKeysResponse, ServiceError> {
+        let session = self.guard.session(&caller, &request.session_id, None)?;
+        let command = Select {
+            session: session.clone(),
+            user: request.user_id,
+            models: self.guard.models(&request.models)?,
+            count: self.guard.count(request.count_per_model)?,
+        };
+        match self.engine.submit(Some(&caller), Some(&session), &command).await? {
+            Ok(selected) => self.selected(&selected),
+            Err(SelectRefusal::Short(shortages)) => Ok(refused(&shortages)),
+            Err(refusal) => Err(refusal_error(&refusal)),
+        }
+    }
+
+    fn selected(&self, selected: &Selected) -> Result<v1::SelectKeysResponse, ServiceError> {
+        let expires_at = Some(self.timestamp(selected.deadline));
+        let keys = selected.picks.iter().map(|pick| self.key(pick, expires_at));
+        Ok(v1::SelectKeysResponse {
+            success: true,
+            keys: keys.collect::<Result<_, _>>()?,
+            error: String::new(),
+            expires_at,
+            shortages: selected.shortages.iter().map(shortage).collect(),
+        })
+    }
+
+    fn key(
+        &self,
+        pick: &Pick,
+        expires_at: Option<prost_types::Timestamp>,
+    ) -> Result<v1::SelectedKey, ServiceError> {
+        let secret = self.keys.secret(pick.key).ok_or_else(withdrawn_meanwhile)?;
+        Ok(v1::SelectedKey {
+            provider: pick.model.provider().to_owned(),
+            model: pick.model.model().to_owned(),
+            api_key: secret.expose().to_owned(),
+            key_id: pick.key.to_string(),
+            tier: wire::tier(pick.tier).into(),
+            expires_at,
+            already_held: pick.already_held,
+        })
+    }
+}
+
+fn withdrawn_meanwhile() -> ServiceError {
+    ServiceError::new(
+        ErrorKind::Unavailable,
+        "KEY_WITHDRAWN",
+        "a chosen key was withdrawn by a reload at the same time; ask again",
+    )
+    .retry_after(Duration::from_millis(50))
+}
+
+fn refusal_error(refusal: &SelectRefusal) -> ServiceError {
+    match refusal {
+        SelectRefusal::Short(_) => ServiceError::bug(&"a shortage is an answer, not an error"),
+        SelectRefusal::OtherUser => ServiceError::new(
+            ErrorKind::Conflict,
+            "SESSION_OF_OTHER_USER",
+            "the session is open for another user_id; release it first or use another session_id",
+        ),
+        SelectRefusal::TooManySessions => ServiceError::new(
+            ErrorKind::Exhausted,
+            "TOO_MANY_SESSIONS",
+            "as many sessions are live as may be (sessions_max); release some or wait",
+        )
+        .retry_after(Duration::from_secs(1)),
+        SelectRefusal::TooManyAllocations => ServiceError::new(
+            ErrorKind::Exhausted,
+            "TOO_MANY_KEYS_HELD",
+            "the session holds as many keys as it may (session_allocations_max); release some",
+        ),
+    }
+}
+
+fn refused(shortages: &[Shortage]) -> v1::SelectKeysResponse {
+    let error: Vec<String> = shortages.iter().map(in_words).collect();
+    v1::SelectKeysResponse {
+        success: false,
+        error: error.join("; "),
+        shortages: shortages.iter().map(shortage).collect(),
+        ..Default::default()
+    }
+}
+
+fn in_words(shortage: &Shortage) -> String {
+    let Shortage { model, keys_total, keys_cooling, keys_at_cap, .. } = shortage;
+    let soonest = match shortage.retry_after {
+        Some(time) => format!(", the first is back in {} s", time.as_secs_f64().ceil()),
+        None => String::new(),
+    };
+    match shortage.reason {
+        ShortageReason::UnknownModel => match shortage.did_you_mean.first() {
+            Some(near) => format!("{model}: no key serves it; did you mean {near}?"),
+            None => format!("{model}: no key serves it"),
+        },
+        ShortageReason::AllCooling => {
+            format!("{model}: all {keys_total} keys are cooling{soonest}")
+        }
+        ShortageReason::AllAtCap => {
+            format!("{model}: all {keys_total} keys are held by as many sessions as they may be")
+        }
+        ShortageReason::PoolTooSmall | ShortageReason::NoneUsable => format!(
+            "{model}: none of {keys_total} keys is usable: {keys_cooling} cooling{soonest}, {keys_at_cap} at their cap, the others with weight 0"
+        ),
+    }
+}
+
+fn shortage(shortage: &Shortage) -> v1::Shortage {
+    let reason = match shortage.reason {
+        ShortageReason::UnknownModel => v1::ShortageReason::UnknownModel,
+        ShortageReason::PoolTooSmall => v1::ShortageReason::PoolTooSmall,
+        ShortageReason::AllCooling => v1::ShortageReason::AllCooling,
+        ShortageReason::AllAtCap => v1::ShortageReason::AllAtCap,
+        ShortageReason::NoneUsable => v1::ShortageReason::NoneUsable,
+    };
+    v1::Shortage {
+        model: shortage.model.to_string(),
+        reason: reason.into(),
+        wanted: wire::small_count(shortage.wanted),
+        given: wire::small_count(shortage.given),
+        keys_total: wire::small_count(shortage.keys_total),
+        keys_cooling: wire::small_count(shortage.keys_cooling),
+        keys_at_cap: wire::small_count(shortage.keys_at_cap),
+        retry_after: shortage.retry_after.and_then(|time| time.try_into().ok()),
+        did_you_mean: shortage.did_you_mean.iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,7 @@
+//! What the tests share.
+
+pub mod client;
+pub mod clock;
+pub mod process;
+pub mod secret_store;
+pub mod server;

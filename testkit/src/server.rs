@@ -1,0 +1,105 @@
+//! The real daemon inside of the test's process, on a clock that the test
+//! moves, behind a real socket.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use key_server_projections::SqliteProjection;
+use key_server_secrets::{AgeFileStore, IdentitySource};
+use key_server_server::config::{Settings, Sources, resolve};
+use key_server_server::lifecycle::{self, Parts, RunError, Running};
+use key_server_server::state_dir::StateDir;
+use tempfile::TempDir;
+
+use crate::client::{Client, connect};
+use crate::clock::ManualClock;
+
+/// Where an embedded server lives; outlives the servers that are started in it.
+pub struct EmbeddedHome {
+    dir: TempDir,
+    settings: Vec<(String, String)>,
+    /// The servers' clock.
+    pub clock: Arc<ManualClock>,
+}
+
+/// An embedded server and a client of it.
+pub struct Embedded {
+    /// The server.
+    pub running: Running,
+    /// A client with this process's own uid.
+    pub client: Client,
+}
+
+impl EmbeddedHome {
+    /// With this CSV, and settings by name.
+    ///
+    /// # Panics
+    /// When the file system does not cooperate.
+    pub fn new(csv: &str, settings: &[(&str, &str)]) -> Self {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        std::fs::write(dir.path().join("api_keys.csv"), csv).expect("it can be written to");
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Self { settings: settings.collect(), dir, clock: Arc::default() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s.sock")
+    }
+
+    /// The CSV.
+    pub fn csv(&self) -> PathBuf {
+        self.dir.path().join("api_keys.csv")
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn resolved(&self) -> Settings {
+        let text = |path: PathBuf| path.display().to_string();
+        let own = [
+            ("socket".to_owned(), text(self.socket())),
+            ("key_config_file".to_owned(), text(self.csv())),
+            ("state_dir".to_owned(), text(self.state())),
+        ];
+        let sources = Sources::new(own.into_iter().chain(self.settings.clone()), []);
+        resolve(&sources).expect("the test's settings are right").0
+    }
+
+    /// Starts a server.
+    ///
+    /// # Errors
+    /// As [`lifecycle::start`].
+    ///
+    /// # Panics
+    /// When the state directory or its files cannot be made.
+    pub async fn try_start(&self) -> Result<Embedded, RunError> {
+        let state_dir = StateDir::claim(&self.state()).expect("nobody else is here");
+        let identity = IdentitySource::StateDirectory;
+        let store = AgeFileStore::open(&self.state(), &identity).expect("the store opens");
+        let database = self.state().join("state.sqlite");
+        let projection = SqliteProjection::open(&database).expect("the database opens");
+        let parts = Parts {
+            settings: self.resolved(),
+            csv_is_expected: true,
+            state_dir,
+            store: Arc::new(store),
+            projection: Box::new(projection),
+            clock: Some(Arc::clone(&self.clock) as _),
+            notes: Vec::new(),
+        };
+        let running = lifecycle::start(parts).await?;
+        let client = connect(&self.socket()).await.expect("a started server listens");
+        Ok(Embedded { running, client })
+    }
+
+    /// Starts a server that must start.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn start(&self) -> Embedded {
+        self.try_start().await.unwrap_or_else(|error| panic!("it starts: {error}"))
+    }
+}

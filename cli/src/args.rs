@@ -5,7 +5,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use key_server_server::config::SettingValue;
 
-use crate::{audit, config, health, keys, models, reload, select, sessions, status, usage};
+use crate::{audit, config, health, keys, models, reload, select, serve, sessions, status, usage};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -86,6 +86,9 @@ pub(crate) enum ColorWhen {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the server
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::ServeArgs),
     /// Tell in one line how the server is; for probes
     #[command(after_help = health::EXAMPLES)]
     Health,

@@ -11,6 +11,7 @@ mod failure;
 mod health;
 mod json;
 mod keys;
+mod logging;
 mod models;
 mod output;
 mod pages;
@@ -18,6 +19,7 @@ mod place;
 mod refusal;
 mod reload;
 mod select;
+mod serve;
 mod sessions;
 mod settings;
 mod since;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, output: &mut Output) -> Result<Exit, Failure> {
     let global = &cli.global;
     match cli.command {
+        Command::Serve(args) => serve::run(global, &args),
         Command::Config(command) => config::run(command, global, output),
         Command::Audit(command) => audit::run(command, global, output),
         Command::Usage(args) => usage::run(args, global, output),

@@ -78,7 +78,8 @@ async fn serve(
     state_dir: StateDir,
     log: Option<LogFile>,
 ) -> Result<Exit, Failure> {
-    let mut signals = Signals::new().map_err(cannot_start)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
+    let mut ends = EndSignals::new().map_err(cannot_start)?;
     let socket = resolved.settings.socket.clone();
     let parts = parts(resolved, state_dir)?;
     let mut running = lifecycle::start(parts).await.map_err(not_started)?;
@@ -90,14 +91,14 @@ async fn serve(
                 let _ = running.stop().await;
                 return Err(cannot_start(error));
             }
-            _ = signals.hangup.recv() => reload(&running, log.as_ref()).await,
-            () = signals.end() => break,
+            _ = hangup.recv() => reload(&running, log.as_ref()).await,
+            () = ends.any() => break,
         }
     }
     tracing::info!("stopping");
     tokio::select! {
         stopped = running.stop() => stopped.map_err(cannot_start)?,
-        () = signals.end() => return Err(Failure::no("stopped at once by a second signal")),
+        () = ends.any() => return Err(Failure::no("stopped at once by a second signal")),
     }
     tracing::info!("stopped");
     Ok(Exit::Ok)
@@ -190,23 +191,19 @@ fn not_started(error: RunError) -> Failure {
     }
 }
 
-struct Signals {
-    hangup: Signal,
+/// What asks a server to end.
+struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
+impl EndSignals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Somebody wants the server to end.
-    async fn end(&mut self) {
+    async fn any(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -126,3 +126,91 @@ impl Deadlines {
 pub(crate) fn second_of(deadline: Time) -> NonZeroU64 {
     NonZeroU64::new(deadline.as_ms().div_ceil(1_000)).unwrap_or(NonZeroU64::MIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::SessionRef;
+    use crate::session::{Phase, Session, Sessions};
+
+    /// So many sessions, none of them in a list.
+    fn sessions(count: usize) -> (Sessions, Vec<SessionIndex>) {
+        let mut sessions = Sessions::default();
+        let new = |place: usize| {
+            let name = SessionRef { owner: 0, id: Arc::from(place.to_string()) };
+            let at = Time::default();
+            sessions.insert(Session::new(&name, 0, at, Phase::Ended { at }))
+        };
+        let indices = (0..count).map(new).collect();
+        (sessions, indices)
+    }
+
+    fn members(list: &List, sessions: &Sessions, all: &[SessionIndex]) -> Vec<usize> {
+        let place = |index| all.iter().position(|other| *other == index).unwrap();
+        list.iter(sessions).map(place).collect()
+    }
+
+    #[test]
+    fn members_keep_their_order_whichever_leaves() {
+        for (leaves, left) in [
+            (&[][..], &[0, 1, 2, 3][..]),
+            (&[0], &[1, 2, 3]),
+            (&[3], &[0, 1, 2]),
+            (&[1, 2], &[0, 3]),
+            (&[2, 1], &[0, 3]),
+            (&[0, 3], &[1, 2]),
+            (&[3, 2, 1, 0], &[]),
+        ] {
+            let (mut sessions, all) = sessions(4);
+            let mut list = List::new(Chain::Due);
+            all.iter().for_each(|index| list.push(&mut sessions, *index));
+            leaves.iter().for_each(|place| list.remove(&mut sessions, all[*place]));
+            assert_eq!(members(&list, &sessions, &all), left, "without {leaves:?}");
+            let again = leaves.first().copied();
+            again.iter().for_each(|place| list.push(&mut sessions, all[*place]));
+            let expected: Vec<usize> = left.iter().copied().chain(again).collect();
+            assert_eq!(members(&list, &sessions, &all), expected, "{again:?} comes again");
+        }
+    }
+
+    #[test]
+    fn a_session_is_in_a_list_of_each_chain_at_once() {
+        let (mut sessions, all) = sessions(3);
+        let (mut due, mut user) = (List::new(Chain::Due), List::new(Chain::User));
+        for place in [0, 1, 2] {
+            due.push(&mut sessions, all[place]);
+            user.push(&mut sessions, all[2 - place]);
+        }
+        due.remove(&mut sessions, all[1]);
+        assert_eq!(members(&due, &sessions, &all), [0, 2]);
+        assert_eq!(members(&user, &sessions, &all), [2, 1, 0]);
+    }
+
+    #[test]
+    fn sessions_are_due_by_full_seconds_the_soonest_first() {
+        let (mut sessions, all) = sessions(4);
+        let mut deadlines = Deadlines::default();
+        for (place, deadline_ms) in [(0, 2_001), (1, 0), (2, 2_000), (3, u64::MAX)] {
+            deadlines.push(&mut sessions, all[place], Time::from_ms(deadline_ms));
+        }
+        for (now_ms, due) in [
+            (999, None),
+            (1_000, Some(1)),
+            (1_999, None),
+            (2_000, Some(2)),
+            (2_999, None),
+            (3_000, Some(0)),
+            (u64::MAX - 1, None),
+            (u64::MAX, Some(3)),
+        ] {
+            let found = deadlines.due(Time::from_ms(now_ms));
+            assert_eq!(found.map(|(_, index)| index), due.map(|place: usize| all[place]));
+            if let Some((second, index)) = found {
+                deadlines.remove(&mut sessions, index, second);
+            }
+        }
+        assert!(deadlines.seconds.is_empty(), "a second without sessions takes no room");
+    }
+}

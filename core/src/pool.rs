@@ -68,6 +68,11 @@ impl Pool {
         self.counts
     }
 
+    /// Whether any key serves the model.
+    pub(crate) fn is_served(&self) -> bool {
+        self.counts.all() > 0
+    }
+
     /// Gives `key` a leaf without weight; it counts in no state yet.
     pub(crate) fn join(&mut self, key: KeyIndex) -> u32 {
         if let Some(leaf) = self.free.pop() {

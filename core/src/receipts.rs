@@ -152,3 +152,137 @@ fn find_sorted(receipts: &[Receipt], whose: u128) -> Option<Receipt> {
     let place = receipts.partition_point(|receipt| receipt.whose() < whose);
     receipts.get(place).filter(|receipt| receipt.whose() == whose).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{Outcome, Tokens};
+    use crate::id::KeyId;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn report(event_id: &str) -> UsageTracked {
+        UsageTracked {
+            session: SessionRef { owner: 1, id: "a".into() },
+            user: 7,
+            key: KeyId::from_digest(&[0; 32]),
+            model: "acme/large".parse().unwrap(),
+            tokens: Tokens { input: 1, output: 2, cached_input: 0 },
+            outcome: Outcome::Success,
+            event_id: event_id.into(),
+            occurred: Time::default(),
+            late: false,
+            deadline: None,
+            cooling_until: None,
+        }
+    }
+
+    fn hours(hours: u64) -> Time {
+        Time::from_ms(hours * HOUR_MS)
+    }
+
+    fn knows(receipts: &Receipts, event_id: &str) -> bool {
+        let report = report(event_id);
+        receipts.find(&report.session, event_id) == Some(Receipt::of(&report))
+    }
+
+    #[test]
+    fn what_was_said_makes_the_difference_and_lateness_does_not() {
+        type Change = fn(&mut UsageTracked);
+        let first = Receipt::of(&report("id"));
+        let same: [Change; 5] = [
+            |usage| usage.late = true,
+            |usage| usage.occurred = Time::from_ms(9),
+            |usage| usage.deadline = Some(Time::from_ms(9)),
+            |usage| usage.cooling_until = Some(Time::from_ms(9)),
+            |usage| usage.user = 8,
+        ];
+        let other: [Change; 6] = [
+            |usage| usage.tokens.input = 2,
+            |usage| usage.tokens.output = 1,
+            |usage| usage.tokens.cached_input = 1,
+            |usage| usage.outcome = Outcome::RateLimited,
+            |usage| usage.key = KeyId::from_digest(&[1; 32]),
+            |usage| usage.model = "acme/small".parse().unwrap(),
+        ];
+        let changes = same.map(|change| (change, true)).into_iter();
+        for (change, is_same) in changes.chain(other.map(|change| (change, false))) {
+            let mut usage = report("id");
+            change(&mut usage);
+            assert_eq!(first.says_the_same(Receipt::of(&usage)), is_same, "{usage:?}");
+            assert_eq!(Receipt::of(&usage).whose(), first.whose());
+            assert_eq!(Receipt::of(&usage).late(), usage.late);
+        }
+    }
+
+    #[test]
+    fn reports_of_other_owners_sessions_and_ids_never_meet() {
+        let mut receipts = Receipts::default();
+        receipts.add(Receipt::of(&report("id")), hours(1));
+        for (owner, id, event_id, is_known) in [
+            (1, "a", "id", true),
+            (2, "a", "id", false),
+            (1, "b", "id", false),
+            (1, "a", "di", false),
+            (1, "ai", "d", false),
+        ] {
+            let found = receipts.find(&SessionRef { owner, id: Arc::from(id) }, event_id);
+            assert_eq!(found.is_some(), is_known, "{owner} {id} {event_id}");
+        }
+    }
+
+    #[test]
+    fn an_hour_is_forgotten_when_24_more_are_over() {
+        let mut receipts = Receipts::default();
+        for hour in [10, 11, 34] {
+            receipts.add(Receipt::of(&report(&hour.to_string())), hours(hour));
+        }
+        for (now, known, count) in [
+            (hours(34), [true, true, true], 3),
+            (Time::from_ms(35 * HOUR_MS - 1), [true, true, true], 3),
+            (hours(35), [false, true, true], 2),
+            (hours(36), [false, false, true], 1),
+            (hours(58), [false, false, true], 1),
+            (hours(59), [false, false, false], 0),
+        ] {
+            receipts.advance(now);
+            assert_eq!(["10", "11", "34"].map(|id| knows(&receipts, id)), known, "{now:?}");
+            assert_eq!(receipts.len(), count, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn restored_reports_join_those_of_the_same_hour() {
+        let mut receipts = Receipts::default();
+        receipts.advance(hours(10));
+        for (hour, id) in [(10, "same"), (9, "before"), (10, "too")] {
+            receipts.restore(hour, vec![Receipt::of(&report(id))]);
+        }
+        receipts.add(Receipt::of(&report("new")), hours(10));
+        let all = ["before", "same", "too", "new"];
+        for (hour, known) in [
+            (10, [true, true, true, true]),
+            (11, [true, true, true, true]),
+            (34, [false, true, true, true]),
+            (35, [false, false, false, false]),
+        ] {
+            receipts.advance(hours(hour));
+            assert_eq!(all.map(|id| knows(&receipts, id)), known, "hour {hour}");
+        }
+    }
+
+    #[test]
+    fn a_report_of_an_hour_that_is_over_is_remembered_with_that_hour() {
+        let mut receipts = Receipts::default();
+        receipts.advance(hours(11));
+        for id in ["b", "a", "c"] {
+            receipts.add(Receipt::of(&report(id)), hours(10));
+        }
+        assert!(["a", "b", "c"].iter().all(|id| knows(&receipts, id)));
+        receipts.advance(hours(10));
+        receipts.advance(hours(35));
+        assert_eq!(receipts.len(), 0);
+    }
+}

@@ -679,3 +679,84 @@ fn usage_row(at: Time, usage: &UsageTracked) -> UsageRow {
         late: usage.late,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::OwnWeight;
+
+    fn facts(number: u8, names: &[&str]) -> Arc<KeyFacts> {
+        Arc::new(KeyFacts {
+            key: KeyId::from_digest(&[number; 32]),
+            models: names.iter().map(|name| name.parse().unwrap()).collect(),
+            own_weight: OwnWeight::DEFAULT,
+            max_holders: None,
+            label: None,
+            sources: Vec::new(),
+        })
+    }
+
+    /// A state with two keys in one pool.
+    fn two_keys() -> (State, [KeyIndex; 2], PoolIndex) {
+        let mut state = State::new(Rules::default());
+        [0, 1].iter().for_each(|number| state.put_key(&facts(*number, &["acme/large"])));
+        (state, [KeyIndex(0), KeyIndex(1)], PoolIndex(0))
+    }
+
+    #[test]
+    fn a_cooldown_that_is_put_off_again_and_again_takes_no_more_room() {
+        let (mut state, [first, second], pool) = two_keys();
+        state.cool(second, pool, Time::from_ms(1_000));
+        for until in 1_000..2_000 {
+            state.cool(first, pool, Time::from_ms(until));
+            assert!(state.cooling.len() <= 2, "one entry for each key at most");
+        }
+        state.retire_key(state.keys[1].id());
+        assert_eq!(state.cooling.len(), 1);
+        state.advance(Time::from_ms(2_000));
+        assert!(state.cooling.is_empty());
+        assert_eq!(state.pools[0].counts().usable, 1);
+    }
+
+    #[test]
+    fn two_keys_that_cool_until_the_same_instant_both_come_back() {
+        let (mut state, [first, second], pool) = two_keys();
+        state.cool(first, pool, Time::from_ms(1_000));
+        state.cool(second, pool, Time::from_ms(1_000));
+        [first, second].iter().for_each(|key| state.refresh(*key));
+        assert_eq!(state.pools[0].counts().cooling, 2);
+        state.advance(Time::from_ms(1_000));
+        assert_eq!(state.pools[0].counts().usable, 2);
+    }
+
+    #[test]
+    fn a_key_that_changes_every_minute_for_a_day_keeps_an_hour_of_due_changes() {
+        let (mut state, [key, _], _) = two_keys();
+        for minute in 0..1_440 {
+            state.advance(Time::from_ms(u64::from(minute) * 60_000));
+            state.add_to_window(key, minute, 1);
+            state.add_to_window(key, minute, 1);
+            assert!(state.leaving.values().map(Vec::len).sum::<usize>() <= 60);
+        }
+        assert_eq!(state.keys[0].window.tokens(), 120);
+    }
+
+    #[test]
+    fn a_place_that_is_used_again_gives_the_new_sessions_row() {
+        let (mut state, ..) = two_keys();
+        state.rules.ended_sessions_max = 0;
+        for id in ["a", "b"] {
+            let name = SessionRef { owner: 0, id: id.into() };
+            let index = state.insert_session(&name, 7, Time::default());
+            state.open(index, 7, Time::default(), Time::from_ms(1));
+            state.session_changed(index);
+            if id == "a" {
+                state.end(index, Time::default());
+            }
+        }
+        let changes = state.take_changes();
+        let written: Vec<&str> = changes.sessions.iter().map(|row| &*row.session.id).collect();
+        assert_eq!(written, ["b"]);
+        assert_eq!(changes.forgotten.len(), 1);
+    }
+}

@@ -137,6 +137,21 @@ mod tests {
     }
 
     #[test]
+    fn every_leaf_is_found_where_levels_begin() {
+        let mut tree = SumTree::default();
+        for leaves in 1..=4_200_u64 {
+            let leaf = tree.push();
+            tree.set(leaf, 2);
+            if [1, 2, 15, 16, 17, 255, 256, 257, 4_095, 4_096, 4_097].contains(&leaves) {
+                assert_eq!(tree.total(), 2 * leaves);
+                assert_eq!(tree.leaf_at(0), 0);
+                assert_eq!(tree.leaf_at(2 * leaves - 1), leaf);
+                assert_eq!(tree.sum_before(leaf), 2 * (leaves - 1));
+            }
+        }
+    }
+
+    #[test]
     fn an_empty_tree_weighs_nothing() {
         let tree = SumTree::default();
         assert_eq!((tree.total(), tree.len(), tree.nonzero()), (0, 0, 0));

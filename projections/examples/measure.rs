@@ -115,6 +115,7 @@ struct Clock {
 }
 
 impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "it measures")]
     fn start() -> Self {
         Self { wall: Instant::now(), cpu: cpu() }
     }

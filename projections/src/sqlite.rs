@@ -182,3 +182,54 @@ fn write_changes(
     receipts::delete_before(connection, &mut counts, changes.oldest_receipt_hour)?;
     Ok(counts)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use key_server_core::{KeyFacts, KeyId, KeyRow, OwnWeight, Time, Usage};
+
+    use super::*;
+
+    /// A full disk, for this connection only.
+    fn allow_pages(projection: &SqliteProjection, pages_max: u32) {
+        projection.connection.pragma_update(None, "max_page_count", pages_max).unwrap();
+    }
+
+    fn mark(seq: u64) -> Mark {
+        Mark { seq, at: Time::from_ms(1), resume: String::new() }
+    }
+
+    /// Keys of some 150 bytes each.
+    fn keys(count: u8) -> Changes {
+        let row = |n: u8| {
+            let facts = KeyFacts {
+                key: KeyId::from_digest(&[n; 32]),
+                models: vec![format!("openai/model-{n}").parse().unwrap()],
+                own_weight: OwnWeight::DEFAULT,
+                max_holders: None,
+                label: None,
+                sources: Vec::new(),
+            };
+            let (window, cooling) = (Vec::new(), Vec::new());
+            let (lifetime, facts) = (Usage::default(), Arc::new(facts));
+            KeyRow { facts, retired: false, lifetime, last_used: None, window, cooling }
+        };
+        Changes { keys: (0..count).map(row).collect(), ..Changes::default() }
+    }
+
+    #[test]
+    fn a_batch_that_met_a_full_disk_is_taken_as_a_whole_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut projection = SqliteProjection::open(&directory.path().join(FILE_NAME)).unwrap();
+        projection.write(&mark(1), &keys(1)).unwrap();
+        allow_pages(&projection, 16);
+        let refused = projection.write(&mark(2), &keys(250)).unwrap_err();
+        assert!(matches!(refused, ProjectionError::Unavailable { .. }), "{refused}");
+        assert_eq!(projection.mark().unwrap(), Some(mark(1)));
+        allow_pages(&projection, 10_000);
+        projection.write(&mark(2), &keys(250)).unwrap();
+        let (_, state) = projection.load(Rules::default()).unwrap().unwrap();
+        assert_eq!(state.totals().keys, 250);
+    }
+}

@@ -2,9 +2,9 @@
 
 mod sqlite {
     use key_server_core::{Changes, Rules, Tokens, Usage};
+    use key_server_projections::SqliteProjection;
     use key_server_projections::reports::{self, By};
     use key_server_projections::sqlite::FILE_NAME;
-    use key_server_projections::SqliteProjection;
     use key_server_testkit::projection::{ProjectionFixture, ProjectionSum};
     use key_server_testkit::projection_conformance;
     use tempfile::TempDir;

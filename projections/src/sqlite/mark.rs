@@ -20,13 +20,27 @@ impl Counts {
     }
 }
 
-/// The mark and what was counted up to it; none before the first batch.
+/// The mark and what was counted up to it; none before the first batch, when
+/// there is nothing else either.
 pub(crate) fn read(connection: &Connection) -> Result<Option<(Mark, Counts)>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, at_ms, resume, keys_count, models_count, sessions_count, receipts_count, crc
          FROM mark",
     )?;
-    statement.query_row([], |row| Ok(from_row(row))).optional()?.transpose()
+    match statement.query_row([], |row| Ok(from_row(row))).optional()? {
+        Some(stored) => stored.map(Some),
+        None if has_rows(connection)? => Err(Fault::content("there are rows but no mark")),
+        None => Ok(None),
+    }
+}
+
+fn has_rows(connection: &Connection) -> Result<bool, Fault> {
+    Ok(connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM key) OR EXISTS (SELECT 1 FROM model)
+            OR EXISTS (SELECT 1 FROM session) OR EXISTS (SELECT 1 FROM receipt)",
+        [],
+        |row| row.get(0),
+    )?)
 }
 
 /// Whether a batch up to `seq` is in the file already.

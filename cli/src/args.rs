@@ -76,11 +76,8 @@ pub(crate) struct GlobalArgs {
 /// When to use colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorWhen {
-    /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Also into pipes and files.
     Always,
-    /// Not at all.
     Never,
 }
 

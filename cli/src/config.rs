@@ -100,7 +100,7 @@ fn show(args: &ShowArgs, global: &GlobalArgs, output: &mut Output) -> Result<Exi
         output.table(&table(&resolved.shown))?;
     } else {
         for one in &resolved.shown {
-            output.line(format!("{} = {}", one.name, toml_value(&one.value)))?;
+            output.line(format!("{} = {}", one.name, toml_value(value(one))))?;
         }
         output.line("\n# files of this node")?;
         let names = files.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -133,7 +133,7 @@ fn table(shown: &[Shown]) -> Table {
     ]);
     for one in shown {
         let tone = if one.origin == Origin::Default { Tone::Faint } else { Tone::Strong };
-        let value = if one.value.is_empty() { "\"\"" } else { &one.value };
+        let value = if value(one).is_empty() { "\"\"" } else { value(one) };
         table.row([
             one.name.into(),
             Cell::new(tone, value),
@@ -151,7 +151,7 @@ fn as_json(resolved: &Resolved, files: &[(&str, String)]) -> Value {
         };
         json!({
             "name": one.name,
-            "value": one.value,
+            "value": value(one),
             "origin": origin,
             "variable": one.variable,
             "default": one.default,
@@ -163,6 +163,11 @@ fn as_json(resolved: &Resolved, files: &[(&str, String)]) -> Value {
         "settings": settings.collect::<Value>(),
         "files": files.collect::<serde_json::Map<_, _>>(),
     })
+}
+
+/// As it is written where it comes from, for defaults: `24h`, not `1d`.
+fn value(one: &Shown) -> &str {
+    if one.origin == Origin::Default { one.default } else { &one.value }
 }
 
 /// A number as it is, everything else in quotes.

@@ -13,7 +13,7 @@ use key_server_proto::v1::key_server_client::KeyServerClient;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::args::GlobalArgs;
 use crate::failure::{Exit, Failure};
@@ -103,10 +103,16 @@ impl Server {
             .block_on(async { tokio::time::timeout(timeout, verb(client, request)).await });
         match answer {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) if is_late(&status) => Err(silent(&self.socket, self.timeout)),
             Ok(Err(status)) => Err(refusal::failure(&status, &self.socket)),
             Err(_) => Err(silent(&self.socket, self.timeout)),
         }
     }
+}
+
+/// Whether the deadline passed; the transport calls that a cancellation.
+fn is_late(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
 async fn connect(socket: &Path) -> Result<Client, Failure> {

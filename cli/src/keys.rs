@@ -1,8 +1,9 @@
 use clap::{Args, Subcommand};
-use key_server_core::KeyId;
+use key_server_core::{IdError, KeyId};
 use key_server_proto::v1::{GetStatsRequest, KeyState, KeyStats, StatsView, Usage};
 use serde_json::Value;
 
+use crate::args::GlobalArgs;
 use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::facts::Facts;
@@ -34,7 +35,7 @@ pub(crate) enum KeysCommand {
     Show {
         /// The key's id
         #[arg(value_name = "KEY_ID")]
-        key_id: KeyId,
+        key_id: String,
     },
 }
 
@@ -60,15 +61,25 @@ pub(crate) struct KeysListArgs {
     all: bool,
 }
 
+/// Reads a key's id. What is none is not repeated: it may be a misplaced secret.
+pub(crate) fn read_id(text: &str) -> Result<KeyId, Failure> {
+    text.parse().map_err(|error: IdError| {
+        Failure::usage(error.to_string()).hint("`key-server keys list` shows the ids")
+    })
+}
+
 /// `key-server keys …`
 pub(crate) fn run(
     command: KeysCommand,
-    server: &mut Server,
+    global: &GlobalArgs,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     match command {
-        KeysCommand::List(args) => list(args, server, output),
-        KeysCommand::Show { key_id } => show(key_id, server, output),
+        KeysCommand::List(args) => list(args, &mut Server::connect(global)?, output),
+        KeysCommand::Show { key_id } => {
+            let key_id = read_id(&key_id)?;
+            show(key_id, &mut Server::connect(global)?, output)
+        }
     }
 }
 
@@ -197,7 +208,7 @@ fn facts(key: &KeyStats) -> Facts {
     let cap = if key.max_holders == 0 { " (no cap)" } else { " live sessions" };
     facts.add("holders", format!("{}{cap}", holders(key).replace('/', " of ")));
     facts.add("last hour", counted(key.window_tokens, "token", "tokens"));
-    facts.add_list("since ever", &spent(&lifetime));
+    facts.add_list("in all", &spent(&lifetime));
     facts.add("last used", when(key.last_used_at.as_ref()).unwrap_or("never".to_owned()));
     facts.add("listed by", key.sources.join(", "));
     facts

@@ -59,9 +59,9 @@ fn run(cli: Cli, output: &mut Output) -> Result<Exit, Failure> {
         Command::Usage(args) => usage::run(args, global, output),
         Command::Health => health::run(&mut Server::connect(global)?, output),
         Command::Status => status::run(&mut Server::connect(global)?, output),
-        Command::Keys(command) => keys::run(command, &mut Server::connect(global)?, output),
+        Command::Keys(command) => keys::run(command, global, output),
         Command::Models(command) => models::run(command, &mut Server::connect(global)?, output),
-        Command::Sessions(command) => sessions::run(command, &mut Server::connect(global)?, output),
+        Command::Sessions(command) => sessions::run(command, global, output),
         Command::Select(args) => select::run(args, &mut Server::connect(global)?, output),
         Command::Reload(args) => reload::run(args, &mut Server::connect(global)?, output),
     }

@@ -33,8 +33,7 @@ pub(crate) fn failure(status: &Status, socket: &Path) -> Failure {
 fn exit(code: Code, is_ours: bool) -> Exit {
     match code {
         Code::InvalidArgument => Exit::Usage,
-        Code::Unavailable | Code::Cancelled | Code::Unknown if !is_ours => Exit::Unreachable,
-        Code::DeadlineExceeded => Exit::Unreachable,
+        Code::Unavailable | Code::Unknown if !is_ours => Exit::Unreachable,
         _ => Exit::No,
     }
 }
@@ -73,7 +72,6 @@ mod tests {
             (Code::Unavailable, &ours, Exit::No),
             (Code::Unavailable, &theirs, Exit::Unreachable),
             (Code::Unknown, &theirs, Exit::Unreachable),
-            (Code::DeadlineExceeded, &theirs, Exit::Unreachable),
             (Code::Internal, &theirs, Exit::No),
         ] {
             assert_eq!(of(code, details).exit, exit, "{code:?}");

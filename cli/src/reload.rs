@@ -54,7 +54,9 @@ pub(crate) fn run(
     if !reloaded.success {
         return Err(refused(&reloaded));
     }
-    reloaded.problems.iter().for_each(|problem| output.warn(&in_words(problem)));
+    if !output.is_json() {
+        reloaded.problems.iter().for_each(|problem| output.warn(&in_words(problem)));
+    }
     Ok(Exit::Ok)
 }
 

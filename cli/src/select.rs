@@ -69,12 +69,19 @@ pub(crate) fn run(
     if !selected.success {
         return Err(refused(&selected));
     }
+    if !output.is_json() {
+        notes(&selected, output);
+    }
+    Ok(Exit::Ok)
+}
+
+/// What the table does not say.
+fn notes(selected: &SelectKeysResponse, output: &mut Output) {
     selected.shortages.iter().for_each(|shortage| output.note(&in_words(shortage)));
     if let Some(ends) = time::moment(selected.expires_at.as_ref()) {
         let ends = time::relative(ends, time::now());
         output.note(&format!("the session ends {ends} unless it is used before"));
     }
-    Ok(Exit::Ok)
 }
 
 /// Characters at the end that are shown of a long credential.
@@ -126,10 +133,10 @@ fn refused(selected: &SelectKeysResponse) -> Failure {
     let waits =
         selected.shortages.iter().filter_map(|short| time::span(short.retry_after.as_ref()));
     match waits.max() {
-        Some(wait) => failure.hint(format!("try again in {}", time::wait(wait))),
-        None if selected.shortages.iter().any(is_unknown) => {
+        _ if selected.shortages.iter().any(is_unknown) => {
             failure.hint("`key-server models list` shows the models that have keys")
         }
+        Some(wait) => failure.hint(format!("try again in {}", time::wait(wait))),
         None => failure,
     }
 }
@@ -141,7 +148,10 @@ fn is_unknown(shortage: &Shortage) -> bool {
 /// One line about one model.
 fn in_words(shortage: &Shortage) -> String {
     let Shortage { model, wanted, given, keys_total, keys_cooling, keys_at_cap, .. } = shortage;
-    let keys = counted(*keys_total, "key", "keys");
+    let all = match keys_total {
+        1 => "its only key is".to_owned(),
+        _ => format!("all {} are", counted(*keys_total, "key", "keys")),
+    };
     let back = match time::span(shortage.retry_after.as_ref()) {
         Some(wait) => format!(", the first is back in {}", time::wait(wait)),
         None => String::new(),
@@ -151,15 +161,14 @@ fn in_words(shortage: &Shortage) -> String {
         ShortageReason::PoolTooSmall => {
             format!("{given} of {wanted} given, there are no more keys")
         }
-        ShortageReason::AllCooling => format!("all of {keys} cooling{back}"),
+        ShortageReason::AllCooling => format!("{all} cooling{back}"),
         ShortageReason::AllAtCap => {
-            format!("all of {keys} held by as many sessions as they may be")
+            format!("{all} held by as many sessions as may be")
         }
-        ShortageReason::NoneUsable | ShortageReason::Unspecified => {
-            format!(
-                "none of {keys} usable: {keys_cooling} cooling{back}, {keys_at_cap} at their cap"
-            )
-        }
+        ShortageReason::NoneUsable | ShortageReason::Unspecified => format!(
+            "none of its {} is usable: {keys_cooling} cooling{back}, {keys_at_cap} at the cap",
+            counted(*keys_total, "key", "keys")
+        ),
     };
     format!("{model}: {why}")
 }
@@ -206,14 +215,11 @@ mod tests {
         for (reason, words) in [
             (ShortageReason::UnknownModel, "a/b: no key serves it; did you mean a/c or a/d?"),
             (ShortageReason::PoolTooSmall, "a/b: 1 of 2 given, there are no more keys"),
-            (ShortageReason::AllCooling, "a/b: all of 3 keys cooling, the first is back in 42s"),
-            (
-                ShortageReason::AllAtCap,
-                "a/b: all of 3 keys held by as many sessions as they may be",
-            ),
+            (ShortageReason::AllCooling, "a/b: all 3 keys are cooling, the first is back in 42s"),
+            (ShortageReason::AllAtCap, "a/b: all 3 keys are held by as many sessions as may be"),
             (
                 ShortageReason::NoneUsable,
-                "a/b: none of 3 keys usable: 2 cooling, the first is back in 42s, 1 at their cap",
+                "a/b: none of its 3 keys is usable: 2 cooling, the first is back in 42s, 1 at the cap",
             ),
         ] {
             assert_eq!(in_words(&shortage(reason)), words);

@@ -1,10 +1,10 @@
 use clap::{Args, Subcommand};
-use key_server_core::KeyId;
 use key_server_proto::v1::{
     Allocation, GetStatsRequest, ReleaseKeyRequest, SessionStats, StatsView,
 };
 use serde_json::Value;
 
+use crate::args::GlobalArgs;
 use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::facts::Facts;
@@ -53,7 +53,7 @@ pub(crate) enum SessionsCommand {
         session: SessionArgs,
         /// Only this key
         #[arg(long, conflicts_with = "model")]
-        key_id: Option<KeyId>,
+        key_id: Option<String>,
         /// Only the keys of this provider/model
         #[arg(long)]
         model: Option<String>,
@@ -74,20 +74,23 @@ pub(crate) struct SessionArgs {
 /// `key-server sessions …`
 pub(crate) fn run(
     command: SessionsCommand,
-    server: &mut Server,
+    global: &GlobalArgs,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     match command {
-        SessionsCommand::List { user, all } => list(user, all, server, output),
-        SessionsCommand::Show(session) => show(session, server, output),
+        SessionsCommand::List { user, all } => {
+            list(user, all, &mut Server::connect(global)?, output)
+        }
+        SessionsCommand::Show(session) => show(session, &mut Server::connect(global)?, output),
         SessionsCommand::Release { session, key_id, model } => {
+            let key_id = key_id.as_deref().map(keys::read_id).transpose()?;
             let request = ReleaseKeyRequest {
                 session_id: session.session_id,
                 owner_uid: session.owner_uid,
                 key_id: key_id.map_or(String::new(), |key_id| key_id.to_string()),
                 model: model.unwrap_or_default(),
             };
-            release(request, server, output)
+            release(request, &mut Server::connect(global)?, output)
         }
     }
 }

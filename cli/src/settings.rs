@@ -98,7 +98,7 @@ fn wrong(problems: &[config::Problem], file: Option<&Path>) -> Failure {
     let failure = details.fold(failure, Failure::detail);
     match file {
         Some(file) => failure.hint(format!("the settings file in force is {}", file.display())),
-        None => failure.hint("`key-server config show --origin` shows every setting"),
+        None => failure.hint("docs/settings.md lists every setting"),
     }
 }
 

@@ -82,7 +82,7 @@ fn head(health: &HealthResponse, server: &Server, output: &mut Output) -> Result
     let place = format!("  node {node} · pid {pid} · socket {socket}");
     output.line(paint.text(Tone::Faint, &escape(&place)))?;
     let (position, durability) = (thousands(health.ledger_position), &health.durability);
-    let ledger = format!("  ledger at {position} · answers wait for {durability}");
+    let ledger = format!("  ledger at {position} · durability {durability}");
     output.line(paint.text(Tone::Faint, &escape(&ledger)))
 }
 

@@ -140,7 +140,7 @@ fn cells(row: &UsageReportRow, total: &UsageReportRow, name: Cell) -> [Cell; 10]
 /// The row's part of all tokens, in percent.
 fn share(row: &UsageReportRow, total: &UsageReportRow) -> String {
     let tokens = |row: &UsageReportRow| u128::from(row.input) + u128::from(row.output);
-    match (tokens(row) * 1_000).checked_div(tokens(total)) {
+    match (tokens(row) * 1_000 + tokens(total) / 2).checked_div(tokens(total)) {
         None => String::new(),
         Some(0) if tokens(row) > 0 => "<0.1%".to_owned(),
         Some(thousandths) => format!("{}.{}%", thousandths / 10, thousandths % 10),

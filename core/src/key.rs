@@ -1,6 +1,8 @@
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::event::{KeyFacts, Outcome, OwnWeight, Tokens};
+use crate::id::KeyId;
 use crate::pool::PoolIndex;
 use crate::rules::Rules;
 use crate::tier::{Tier, TierTable};
@@ -74,7 +76,12 @@ pub(crate) struct Slot {
 /// One provider credential, without its secret.
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
-    pub(crate) facts: Arc<KeyFacts>,
+    facts: Arc<KeyFacts>,
+    /// These three stand in the facts, too; here they are near what else a draw
+    /// needs.
+    id: KeyId,
+    own_weight: OwnWeight,
+    max_holders: Option<NonZeroU32>,
     pub(crate) retired: bool,
     /// Live sessions that hold it.
     pub(crate) holders: u32,
@@ -91,6 +98,9 @@ impl Key {
     /// A key that is in no pool yet.
     pub(crate) fn new(facts: Arc<KeyFacts>) -> Self {
         Self {
+            id: facts.key,
+            own_weight: facts.own_weight,
+            max_holders: facts.max_holders,
             facts,
             retired: true,
             holders: 0,
@@ -102,13 +112,28 @@ impl Key {
         }
     }
 
+    pub(crate) fn id(&self) -> KeyId {
+        self.id
+    }
+
+    pub(crate) fn facts(&self) -> &Arc<KeyFacts> {
+        &self.facts
+    }
+
+    /// Replaces the facts as a whole.
+    pub(crate) fn change(&mut self, facts: &Arc<KeyFacts>) {
+        self.own_weight = facts.own_weight;
+        self.max_holders = facts.max_holders;
+        self.facts = facts.clone();
+    }
+
     pub(crate) fn tier(&self, rules: &Rules) -> Tier {
         rules.tiers.tier(self.window.tokens())
     }
 
     /// How many live sessions may hold it; none: no cap.
     pub(crate) fn holders_max(&self, rules: &Rules) -> Option<u32> {
-        match self.facts.max_holders {
+        match self.max_holders {
             Some(cap) => Some(cap.get()),
             None => (rules.max_holders > 0).then_some(rules.max_holders),
         }
@@ -121,7 +146,7 @@ impl Key {
     /// Tier weight x own weight / (1 + holders), scaled; whatever the state.
     /// Not zero unless the own weight is.
     pub(crate) fn effective_weight(&self, rules: &Rules) -> u64 {
-        let own = u64::from(self.facts.own_weight.thousandths());
+        let own = u64::from(self.own_weight.thousandths());
         let tier = u64::from(rules.tiers.weight(self.tier(rules)));
         let scaled = tier * own * WEIGHT_SCALE;
         let shared = scaled / (1 + u64::from(self.holders));

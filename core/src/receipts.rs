@@ -1,5 +1,6 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use hashbrown::HashTable;
 use sha2::{Digest, Sha256};
 
 use crate::event::{SessionRef, UsageTracked};
@@ -58,6 +59,11 @@ fn whose(session: &SessionRef, event_id: &str) -> u128 {
     first_bits(hash) & !CONTENT_MASK
 }
 
+/// Where a report is kept: its bits are a digest's, so they need no hashing.
+fn spread(whose: u128) -> u64 {
+    (whose >> 64) as u64
+}
+
 fn said(usage: &UsageTracked) -> u128 {
     let mut hash = Sha256::new();
     hash.update(usage.key.as_bytes());
@@ -78,12 +84,12 @@ fn first_bits(hash: Sha256) -> u128 {
 
 /// The reports counted in the last 24 to 25 hours.
 ///
-/// The current hour is a hash map; past hours are sorted lists, so that a
+/// The current hour is a hash table; past hours are sorted lists, so that a
 /// report costs 16 bytes and forgetting an hour costs nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Receipts {
     hour: u32,
-    current: HashMap<u128, Receipt>,
+    current: HashTable<Receipt>,
     past: BTreeMap<u32, Vec<Receipt>>,
 }
 
@@ -92,16 +98,28 @@ impl Receipts {
     pub(crate) fn find(&self, session: &SessionRef, event_id: &str) -> Option<Receipt> {
         let whose = whose(session, event_id);
         let past = || self.past.values().find_map(|hour| find_sorted(hour, whose));
-        self.current.get(&whose).copied().or_else(past)
+        let current = self.current.find(spread(whose), |receipt| receipt.whose() == whose);
+        current.copied().or_else(past)
     }
 
     /// Remembers a report that was counted at `at`.
     pub(crate) fn add(&mut self, receipt: Receipt, at: Time) {
         if at.hour() >= self.hour {
             self.advance(at);
-            self.current.insert(receipt.whose(), receipt);
+            self.add_current(receipt);
         } else {
             self.add_past(receipt, at.hour());
+        }
+    }
+
+    fn add_current(&mut self, receipt: Receipt) {
+        let whose = receipt.whose();
+        match self.current.find_mut(spread(whose), |other| other.whose() == whose) {
+            Some(known) => *known = receipt,
+            None => {
+                let spread_of = |other: &Receipt| spread(other.whose());
+                self.current.insert_unique(spread(whose), receipt, spread_of);
+            }
         }
     }
 
@@ -125,7 +143,7 @@ impl Receipts {
         if hour <= self.hour {
             return;
         }
-        let mut closed: Vec<_> = std::mem::take(&mut self.current).into_values().collect();
+        let mut closed: Vec<_> = std::mem::take(&mut self.current).into_iter().collect();
         if !closed.is_empty() {
             // Joins what was restored for the same hour after a restart.
             closed.extend(self.past.remove(&self.hour).unwrap_or_default());

@@ -85,5 +85,5 @@ impl ReleaseScope {
 
 fn name(state: &State, allocation: &Allocation) -> (ModelName, KeyId) {
     let model = state.pools[allocation.pool.0 as usize].model.clone();
-    (model, state.keys[allocation.key.0 as usize].facts.key)
+    (model, state.keys[allocation.key.0 as usize].id())
 }

@@ -194,7 +194,7 @@ impl State {
             .iter()
             .filter_map(|slot| Some((self.model_of(slot.pool), slot.cooling_until?)));
         KeyRow {
-            facts: key.facts.clone(),
+            facts: key.facts().clone(),
             retired: key.retired,
             lifetime: key.lifetime,
             last_used: key.last_used,

@@ -312,7 +312,7 @@ impl Picking<'_> {
         let key = &self.state.keys[key.0 as usize];
         Pick {
             model: pool.model.clone(),
-            key: key.facts.key,
+            key: key.id(),
             tier: key.tier(&self.state.rules),
             already_held,
             candidates,

@@ -179,7 +179,7 @@ impl State {
     pub(crate) fn put_key(&mut self, facts: &Arc<KeyFacts>) {
         let index = self.key_place(facts);
         let key = &mut self.keys[index.0 as usize];
-        key.facts = facts.clone();
+        key.change(facts);
         self.keys_served += usize::from(std::mem::replace(&mut key.retired, false));
         self.leave_pools(index, |model| !facts.models.contains(model));
         for model in &facts.models {
@@ -725,8 +725,12 @@ mod tests {
         state.cool(second, pool, Time::from_ms(1_000));
         [first, second].iter().for_each(|key| state.refresh(*key));
         assert_eq!(state.pools[0].counts().cooling, 2);
+        let mut put_off = state.clone();
         state.advance(Time::from_ms(1_000));
         assert_eq!(state.pools[0].counts().usable, 2);
+        put_off.cool(first, pool, Time::from_ms(2_000));
+        put_off.advance(Time::from_ms(1_000));
+        assert_eq!(put_off.pools[0].counts().usable, 1, "the other is not forgotten");
     }
 
     #[test]

@@ -94,12 +94,6 @@ pub struct Totals {
     pub lifetime: Usage,
 }
 
-impl Key {
-    pub(crate) fn id(&self) -> KeyId {
-        self.facts.key
-    }
-}
-
 impl Session {
     /// When it ends or ended, and whether it has.
     pub(crate) fn end(&self) -> (Time, bool) {
@@ -207,7 +201,7 @@ impl State {
         let usable = key.slots.iter().any(|slot| slot.state == KeyState::Usable);
         let weight = if usable { key.effective_weight(&self.rules) } else { 0 };
         KeyStats {
-            facts: key.facts.clone(),
+            facts: key.facts().clone(),
             state,
             tier: key.tier(&self.rules),
             weight: weight_for_people(weight),

@@ -41,7 +41,7 @@ impl Decide for SyncKeys {
         for facts in &self.desired {
             match state.key(facts.key) {
                 Some((_, key)) if key.retired => events.push(Event::KeyAdded(facts.clone())),
-                Some((_, key)) if key.facts == *facts => {}
+                Some((_, key)) if key.facts() == facts => {}
                 Some(_) => events.push(Event::KeyChanged(facts.clone())),
                 None => events.push(Event::KeyAdded(facts.clone())),
             }

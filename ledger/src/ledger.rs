@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -9,7 +8,7 @@ use tokio::sync::watch;
 use crate::error::{AppendError, OpenError};
 use crate::file_calls::{FileCalls, SystemCalls};
 use crate::line::Encoder;
-use crate::open::{self, OnDisk, Opened};
+use crate::open::{self, DirLock, OnDisk, Opened};
 use crate::pending::Pending;
 use crate::queue::{Condition, Limits, Shared};
 use crate::read;
@@ -54,8 +53,7 @@ pub struct Ledger {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<Result<(), AppendError>>>>,
     resuming: Mutex<()>,
-    /// Holds the lock on the directory.
-    _lock: File,
+    _lock: DirLock,
 }
 
 impl Ledger {

@@ -31,12 +31,23 @@ pub(crate) struct OnDisk {
     pub(crate) end: u64,
 }
 
-/// Takes the directory for this ledger, until the file is dropped.
-pub(crate) fn lock(dir: &Path) -> Result<File, OpenError> {
+/// A directory that belongs to one ledger as long as this lives.
+pub(crate) struct DirLock(File);
+
+impl Drop for DirLock {
+    /// Closing the file would do, were there no other thread that just starts a
+    /// program: until that runs, it has the file too, and the lock with it.
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Takes the directory for this ledger.
+pub(crate) fn lock(dir: &Path) -> Result<DirLock, OpenError> {
     segment::create_dir(dir).map_err(OpenError::io("make", dir))?;
     let lock = File::open(dir).map_err(OpenError::io("open", dir))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(DirLock(lock)),
         Err(Errno::WOULDBLOCK) => Err(OpenError::InUse { dir: dir.to_owned() }),
         Err(error) => Err(OpenError::io("lock", dir)(error.into())),
     }

@@ -290,3 +290,20 @@ impl Queue {
         self.closing.then_some(Work::Close)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_after_the_record_of_a_resumption_count_for_the_next_one() {
+        let limits = Limits { entries: 1, bytes: 1 };
+        let shared = Shared::new(Position::START, Time::default(), limits);
+        shared.refuse(&"no room".into(), 2);
+        for _ in 0..3 {
+            shared.append(Time::default(), vec![]).known_error().unwrap_err();
+        }
+        shared.resumed(Position::START, Time::default(), 4);
+        assert_eq!(shared.refused_count(), 1);
+    }
+}

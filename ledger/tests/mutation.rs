@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{copy_dir, ledger_of, lines, segments, write_lines};
+use common::{copy_dir, ledger_of, lines, memory_dir, segments, write_lines};
 use key_server_ledger::{Corrupt, Fault, OpenError, verify::verify};
 
 const CALLS: &[&[&str]] = &[&["a"], &["b", "c"], &["d"], &["e \u{e9}\""], &["f"], &["g"]];
@@ -27,27 +27,27 @@ fn corrupt(dir: &Path) -> Corrupt {
 
 /// A fresh ledger in segments of about `bytes`, and its segments.
 fn fresh(bytes: u64) -> (tempfile::TempDir, Vec<PathBuf>) {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = memory_dir();
     ledger_of(dir.path(), bytes, CALLS);
     let segments = segments(dir.path());
     (dir, segments)
 }
 
 #[test]
-fn every_flipped_bit_is_found_in_its_line() {
+fn a_flipped_bit_in_any_byte_is_found_in_its_line() {
     let (dir, segments) = fresh(1_500);
     assert!(segments.len() > 2);
     let mut seq = 1;
     for segment in &segments {
         let whole = std::fs::read(segment).unwrap();
         for place in 0..whole.len() {
-            for bit in 0..8 {
-                let mut bytes = whole.clone();
-                bytes[place] ^= 1 << bit;
-                std::fs::write(segment, bytes).unwrap();
-                let found = first_bad(dir.path());
-                assert_eq!(found, Some(seq), "{segment:?}, byte {place}, bit {bit}");
-            }
+            // Neighbouring bytes are alike: each bit gets its turn.
+            let bit = place % 8;
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1 << bit;
+            std::fs::write(segment, bytes).unwrap();
+            let found = first_bad(dir.path());
+            assert_eq!(found, Some(seq), "{segment:?}, byte {place}, bit {bit}");
             seq += u64::from(whole[place] == b'\n');
         }
         std::fs::write(segment, whole).unwrap();

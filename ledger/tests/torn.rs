@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{append, ledger_of, lines, open, open_after, segments, write_lines};
+use common::{append, ledger_of, lines, memory_dir, open, open_after, segments, write_lines};
 use key_server_ledger::{Cut, CutReason, Fault, OpenError, Position, verify::verify};
 
 const CALLS: &[&[&str]] = &[&["a"], &["b", "c", "d"], &["e"], &["f", "g"]];
@@ -17,7 +17,7 @@ fn whole_calls(positions: &[Position], bytes: u64) -> Position {
 
 #[test]
 fn every_truncation_opens_with_the_whole_calls_before_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let positions = ledger_of(dir.path(), 1 << 20, CALLS);
     let segment = segments(dir.path()).remove(0);
     let bytes = std::fs::read(&segment).unwrap();
@@ -111,6 +111,22 @@ fn blocks_that_were_never_written_are_a_torn_tail() {
         assert_eq!((cut.offset as usize, cut.reason), (start, CutReason::TornLine));
         assert_eq!(cut.bytes as usize, bytes.len() - start);
     }
+}
+
+#[test]
+fn a_changed_last_line_is_damage_and_is_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let positions = ledger_of(dir.path(), 1 << 20, CALLS);
+    let segment = segments(dir.path()).remove(0);
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let last = bytes.len() - 30;
+    bytes[last] ^= 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    let Some(OpenError::Corrupt(corrupt)) = open_after(dir.path(), None).err() else {
+        panic!("a changed line is found")
+    };
+    assert_eq!((corrupt.seq, corrupt.fault), (positions[3].seq, Fault::Checksum));
+    assert_eq!(std::fs::read(&segment).unwrap(), bytes);
 }
 
 #[test]

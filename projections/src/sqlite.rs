@@ -201,7 +201,7 @@ mod tests {
     }
 
     /// Keys of some 150 bytes each.
-    fn keys(count: u8) -> Changes {
+    fn keys(numbers: impl Iterator<Item = u8>) -> Changes {
         let row = |n: u8| {
             let facts = KeyFacts {
                 key: KeyId::from_digest(&[n; 32]),
@@ -215,21 +215,26 @@ mod tests {
             let (lifetime, facts) = (Usage::default(), Arc::new(facts));
             KeyRow { facts, retired: false, lifetime, last_used: None, window, cooling }
         };
-        Changes { keys: (0..count).map(row).collect(), ..Changes::default() }
+        Changes { keys: numbers.map(row).collect(), ..Changes::default() }
     }
 
     #[test]
     fn a_batch_that_met_a_full_disk_is_taken_as_a_whole_later() {
         let directory = tempfile::tempdir().unwrap();
         let mut projection = SqliteProjection::open(&directory.path().join(FILE_NAME)).unwrap();
-        projection.write(&mark(1), &keys(1)).unwrap();
+        projection.write(&mark(1), &keys(0..1)).unwrap();
         allow_pages(&projection, 16);
-        let refused = projection.write(&mark(2), &keys(250)).unwrap_err();
+        let refused = projection.write(&mark(2), &keys(0..250)).unwrap_err();
         assert!(matches!(refused, ProjectionError::Unavailable { .. }), "{refused}");
         assert_eq!(projection.mark().unwrap(), Some(mark(1)));
         allow_pages(&projection, 10_000);
-        projection.write(&mark(2), &keys(250)).unwrap();
+        // In another order: no number of the batch that failed is used again.
+        projection.write(&mark(3), &keys((0..250).rev())).unwrap();
         let (_, state) = projection.load(Rules::default()).unwrap().unwrap();
         assert_eq!(state.totals().keys, 250);
+        let facts = |changes: Changes| changes.keys.into_iter().map(|row| row.facts);
+        for facts in facts(keys(0..250)) {
+            assert_eq!(state.key_stats(facts.key).map(|key| key.facts), Some(facts));
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use key_server_ledger::{AppendError, Durability as LedgerDurability, Fact, OpenError, Options};
 use key_server_projections::LocalProjection;
 use key_server_proto::FILE_DESCRIPTOR_SET;
-use key_server_proto::v1::key_server_server::KeyServerServer;
+use key_server_proto::v1::key_server_server::{KeyServerServer, SERVICE_NAME};
 use key_server_secrets::{CsvLimits, SecretStore};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -20,6 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
@@ -187,7 +190,8 @@ impl Running {
             service: service.clone(),
             socket: Some(socket),
         };
-        running.serve(settings, listener, failed);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        running.serve(settings, listener, failed, health.clone(), health_service);
         let engine = Arc::clone(&service.engine);
         running.every(TICK_EVERY, move || {
             let engine = Arc::clone(&engine);
@@ -207,7 +211,7 @@ impl Running {
                 tokio::task::block_in_place(|| projector.prune(&settings, &ledger_dir));
             }
         });
-        running.recover(state_dir);
+        running.recover(state_dir, health);
         running
     }
 
@@ -225,11 +229,11 @@ impl Running {
     }
 
     /// Repairs memory and ledger until the stop; holds the state directory.
-    fn recover(&self, state_dir: StateDir) {
+    fn recover(&self, state_dir: StateDir, health: HealthReporter) {
         let (stop, service) = (self.stop.clone(), self.service.clone());
         self.tasks.spawn(async move {
             let _held = state_dir;
-            stop.run_until_cancelled(recovery::run(service)).await;
+            stop.run_until_cancelled(recovery::run(service, health)).await;
             stop.cancelled().await;
         });
     }
@@ -239,10 +243,11 @@ impl Running {
         settings: &Settings,
         listener: UnixListener,
         failed: mpsc::Sender<RunError>,
+        health: HealthReporter,
+        health_service: HealthServer<impl Health>,
     ) {
         let (connected, connections) = mpsc::channel(ACCEPTED_MAX);
         self.tasks.spawn(accept::accept(listener, settings.connections_max, connected));
-        let (health, health_service) = tonic_health::server::health_reporter();
         let router = Server::builder()
             .max_concurrent_streams(settings.streams_max)
             .add_service(health_service)
@@ -254,13 +259,12 @@ impl Running {
             );
         let (stop, grace) = (self.stop.clone(), settings.shutdown_grace);
         self.tasks.spawn(async move {
-            health.set_serving::<KeyServerServer<Service>>().await;
+            set_serving(&health, ServingStatus::Serving).await;
             let soft = {
                 let stop = stop.clone();
                 async move {
                     stop.cancelled().await;
-                    health.set_not_serving::<KeyServerServer<Service>>().await;
-                    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+                    set_serving(&health, ServingStatus::NotServing).await;
                 }
             };
             let serving =
@@ -321,6 +325,12 @@ impl Running {
         tokio::task::block_in_place(|| engine.ledger().close())?;
         Ok(())
     }
+}
+
+/// What `grpc.health.v1` answers for the server and for the service.
+pub(crate) async fn set_serving(health: &HealthReporter, status: ServingStatus) {
+    health.set_service_status("", status).await;
+    health.set_service_status(SERVICE_NAME, status).await;
 }
 
 fn reflection_v1() -> tonic_reflection::server::v1::ServerReflectionServer<

@@ -4,21 +4,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::lifecycle::set_serving;
 use crate::service::Service;
 
 /// How long to wait between two tries.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// Repairs for ever.
-pub(crate) async fn run(service: Service) {
+pub(crate) async fn run(service: Service, health: HealthReporter) {
     loop {
         service.engine.wants_rebuild().await;
         tracing::error!("calls that must be recorded are refused until the ledger takes them");
+        set_serving(&health, ServingStatus::NotServing).await;
         rebuild(&service).await;
         while !resume(&service).await {
             tokio::time::sleep(TRY_EVERY).await;
         }
         tracing::info!("the ledger takes records again");
+        set_serving(&health, ServingStatus::Serving).await;
         if let Err(error) = service.keys.resync().await {
             tracing::error!("keys could not be brought in line with the store: {error}");
         }

@@ -33,7 +33,15 @@ impl Home {
     /// # Errors
     /// As the file system says.
     pub fn new(program: impl Into<PathBuf>, csv: &str) -> io::Result<Self> {
-        let dir = TempDir::new()?;
+        Self::new_in(&std::env::temp_dir(), program, csv)
+    }
+
+    /// The same within `parent`, where the disk matters.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn new_in(parent: &Path, program: impl Into<PathBuf>, csv: &str) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("key-server-").tempdir_in(parent)?;
         let home = Self { program: program.into(), dir, variables: Vec::new() };
         home.write_csv(csv)?;
         Ok(home)
@@ -105,8 +113,16 @@ impl Home {
     /// # Errors
     /// With its words, when it ends or does not answer.
     pub async fn start(&self) -> io::Result<(ServerProcess, Client)> {
+        self.start_within(START_MAX).await
+    }
+
+    /// The same with another patience.
+    ///
+    /// # Errors
+    /// As [`Home::start`].
+    pub async fn start_within(&self, max: Duration) -> io::Result<(ServerProcess, Client)> {
         let mut server = self.spawn()?;
-        let polls = START_MAX.as_millis() / POLL_EVERY.as_millis();
+        let polls = max.as_millis() / POLL_EVERY.as_millis();
         for _ in 0..polls {
             if let Some(status) = server.child.try_wait()? {
                 return Err(io::Error::other(format!("it ended with {status}: {}", self.words())));

@@ -1,5 +1,7 @@
 //! A record as one line for people.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -12,6 +14,22 @@ const FRAME: [&str; 10] =
 
 /// A record, read without checking it.
 pub(super) struct Line(Value);
+
+/// What a record tells: about whom or what, and then one thing after the other.
+pub(super) struct What {
+    pub(super) subject: String,
+    pub(super) items: Vec<String>,
+}
+
+impl What {
+    /// All of it in one line.
+    pub(super) fn in_one_line(&self) -> String {
+        match self.items.is_empty() {
+            true => self.subject.clone(),
+            false => format!("{}: {}", self.subject, self.items.join(", ")),
+        }
+    }
+}
 
 /// Which records are wanted; all that is given must fit.
 #[derive(Clone, Debug, Default)]
@@ -51,27 +69,31 @@ impl Line {
     /// The number, right-aligned, and the second.
     pub(super) fn head(&self) -> String {
         let time = self.time().map_or(self.text("time").to_owned(), time::second);
-        format!("{:>8}  {time}", thousands(self.number("seq")))
+        format!("{:>7}  {time}", thousands(self.number("seq")))
     }
 
     /// What happened.
-    pub(super) fn what(&self) -> String {
+    pub(super) fn what(&self) -> What {
+        let subject = |subject: String| What { subject, items: Vec::new() };
         match self.event() {
             "key.added" | "key.changed" => self.key_facts(),
-            "key.retired" => self.text("key").to_owned(),
+            "key.retired" => subject(self.text("key").to_owned()),
             "keys.selected" => self.selected(),
             "usage.tracked" => self.usage(),
             "keys.released" => self.released(),
-            "session.expired" => self.session(),
-            "node.started" => {
-                format!("version {}, durability {}", self.text("version"), self.text("durability"))
-            }
-            "node.stopped" => "in good order".to_owned(),
+            "session.expired" => subject(self.session()),
+            "node.started" => subject(format!(
+                "version {}, durability {}",
+                self.text("version"),
+                self.text("durability")
+            )),
+            "node.stopped" => subject("in good order".to_owned()),
             "ledger.resumed" => {
                 let refused = counted(self.number("refused_count"), "call", "calls");
-                format!("{refused} refused meanwhile: {}", self.text("error"))
+                let error = self.text("error").to_owned();
+                What { subject: format!("{refused} refused meanwhile"), items: vec![error] }
             }
-            _ => self.others(),
+            _ => subject(self.others()),
         }
     }
 
@@ -94,7 +116,7 @@ impl Line {
         }
     }
 
-    fn selected(&self) -> String {
+    fn selected(&self) -> What {
         let picks = list(&self.0["keys"]).iter().map(|pick| {
             let why = match pick["already_held"].as_bool() {
                 Some(true) => "held before".to_owned(),
@@ -102,55 +124,48 @@ impl Line {
             };
             format!("{} {} ({why})", plain(&pick["model"]), plain(&pick["key"]))
         });
-        let picks: Vec<_> = picks.collect();
-        format!("{}: {}", self.session(), picks.join(", "))
+        What { subject: self.session(), items: picks.collect() }
     }
 
-    fn usage(&self) -> String {
-        let mut usage = format!(
-            "{}: {} {} {} in, {} out, {}",
-            self.session(),
-            self.text("model"),
-            self.text("key"),
+    fn usage(&self) -> What {
+        let mut spent = format!(
+            "{} in, {} out, {}",
             thousands(self.number("input_tokens")),
             thousands(self.number("output_tokens")),
             self.text("outcome"),
         );
         if self.0["late"] == true {
-            usage.push_str(", late");
+            spent.push_str(", late");
         }
         let cooling_ms = self.number("cooling_until") - self.number("at");
         if let Ok(cooling_ms @ 1..) = u64::try_from(cooling_ms) {
-            let cooling = time::long(std::time::Duration::from_millis(cooling_ms));
-            usage.push_str(&format!(", the key cools for {cooling}"));
+            let cooling = time::long(Duration::from_millis(cooling_ms));
+            spent.push_str(&format!(", the key cools for {cooling}"));
         }
-        usage
+        let key = format!("{} {}", self.text("model"), self.text("key"));
+        What { subject: self.session(), items: vec![key, spent] }
     }
 
-    fn released(&self) -> String {
+    fn released(&self) -> What {
         let keys = list(&self.0["keys"]).iter();
-        let keys: Vec<_> =
-            keys.map(|key| format!("{} {}", plain(&key["model"]), plain(&key["key"]))).collect();
-        let keys = if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
-        let end = if self.0["deadline"].is_null() { "; the session ended" } else { "" };
-        format!("{}: {keys}{end}", self.session())
+        let keys = keys.map(|key| format!("{} {}", plain(&key["model"]), plain(&key["key"])));
+        let end = self.0["deadline"].is_null().then(|| "the session ended".to_owned());
+        What { subject: self.session(), items: keys.chain(end).collect() }
     }
 
-    fn key_facts(&self) -> String {
-        let models: Vec<_> = list(&self.0["models"]).iter().map(plain).collect();
-        let sources: Vec<_> = list(&self.0["sources"]).iter().map(plain).collect();
-        let mut facts = format!("{} for {}", self.text("key"), models.join(", "));
-        if let Some(label) = self.0["label"].as_str() {
-            facts.push_str(&format!(", label {label}"));
-        }
+    fn key_facts(&self) -> What {
+        let texts = |name| list(&self.0[name]).iter().map(plain);
+        let mut items = vec![format!("serves {}", texts("models").collect::<Vec<_>>().join(", "))];
+        items.extend(self.0["label"].as_str().map(|label| format!("label {label}")));
         let thousandths = self.0["own_weight_thousandths"].as_f64();
-        if let Some(thousandths) = thousandths.filter(|thousandths| *thousandths != 1_000.0) {
-            facts.push_str(&format!(", weight {}", thousandths / 1_000.0));
-        }
-        if let Some(max_holders) = self.0["max_holders"].as_u64() {
-            facts.push_str(&format!(", at most {}", counted(max_holders, "holder", "holders")));
-        }
-        format!("{facts}, from {}", sources.join(", "))
+        let thousandths = thousandths.filter(|thousandths| *thousandths != 1_000.0);
+        items.extend(thousandths.map(|thousandths| format!("weight {}", thousandths / 1_000.0)));
+        let max_holders = self.0["max_holders"].as_u64();
+        items.extend(
+            max_holders.map(|max| format!("at most {}", counted(max, "holder", "holders"))),
+        );
+        items.push(format!("listed by {}", texts("sources").collect::<Vec<_>>().join(", ")));
+        What { subject: self.text("key").to_owned(), items }
     }
 
     /// Of an event that this version does not know: everything.

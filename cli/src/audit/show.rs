@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use key_server_core::KeyId;
 
 use super::line::{Filter, Line};
 use super::segments::Lines;
 use crate::failure::{Exit, Failure};
-use crate::output::text::{escape, escape_json, wrap};
+use crate::output::text::{self, escape, escape_json, wrap};
 use crate::output::{Output, Tone};
 use crate::settings::StateDirArg;
-use crate::since;
+use crate::{keys, since};
 
 pub(super) const TAIL_EXAMPLES: &str = "\
 Works beside a running server, across its segments. What is shown is not
@@ -36,7 +35,7 @@ Examples:
 /// How often a followed ledger is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// Before the second line of a record on a narrow terminal.
-const INDENT: usize = 10;
+const INDENT: usize = 9;
 
 #[derive(Debug, Args)]
 pub(crate) struct TailArgs {
@@ -57,7 +56,7 @@ pub(crate) struct ShowArgs {
     session: Option<String>,
     /// Only records of this key
     #[arg(long, value_name = "KEY_ID")]
-    key: Option<KeyId>,
+    key: Option<String>,
     /// Only selections and usage of this user
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     user: Option<i32>,
@@ -87,9 +86,10 @@ pub(super) fn tail(args: &TailArgs, dir: &Path, output: &mut Output) -> Result<E
 
 /// `key-server audit show`
 pub(super) fn show(args: &ShowArgs, dir: &Path, output: &mut Output) -> Result<Exit, Failure> {
+    let key = args.key.as_deref().map(keys::read_id).transpose()?;
     let filter = Filter {
         session: args.session.clone(),
-        key: args.key.map(|key| key.to_string()),
+        key: key.map(|key| key.to_string()),
         user: args.user,
         since: args.since,
         events: args.event.clone(),
@@ -128,23 +128,32 @@ fn raw(text: &[u8], output: &mut Output) -> Result<(), Failure> {
     }
 }
 
+/// One line; where the terminal is too narrow for that, one line a thing.
 fn for_people(line: &Line, output: &mut Output) -> Result<(), Failure> {
-    let (paint, who) = (output.paint(), line.who());
-    let by = if who.is_empty() { String::new() } else { format!("  [{who}]") };
+    let (paint, what, who) = (output.paint(), line.what(), line.who());
+    let by = if who.is_empty() { String::new() } else { format!("by {who}") };
     let (head, event) = (line.head(), format!("{:<15}", line.event()));
-    let text = format!("{head}  {event}  {}{by}", line.what());
-    let text = escape(&text);
-    let Some(width) = output.width().filter(|width| text.chars().count() > *width) else {
-        let rest = text.strip_prefix(&*escape(&format!("{head}  {event}"))).unwrap_or("");
-        let (head, event) = (paint.text(Tone::Faint, &head), paint.text(tone(line), &event));
-        return output.line(format!("{head}  {event}{rest}"));
+    let (head, event) = (escape(&head), escape(&event));
+    let start = format!("{}  {}", paint.text(Tone::Faint, &head), paint.text(tone(line), &event));
+    let rest = format!("{}  {by}", what.in_one_line());
+    let rest = escape(rest.trim_end());
+    let start_width = text::width(&head) + text::width(&event) + 2;
+    let fits = |text: &str, width| start_width + 2 + text::width(text) <= width;
+    let Some(width) = output.width().filter(|width| !fits(&rest, *width)) else {
+        return output.line(format!("{start}  {rest}"));
     };
-    output.line(format!("{head}  {event}"))?;
-    let indent = " ".repeat(INDENT);
-    let rest = format!("{}{by}", line.what());
-    wrap(&escape(&rest), width - INDENT)
-        .iter()
-        .try_for_each(|line| output.line(format!("{indent}{line}")))
+    let subject = escape(&what.subject);
+    let beside = if fits(&subject, width) { &*subject } else { "" };
+    output.line(format!("{start}  {beside}").trim_end())?;
+    let subject = if beside.is_empty() { &what.subject } else { "" };
+    let items = what.items.iter().map(String::as_str);
+    let items = [subject].into_iter().chain(items).chain([by.as_str()]);
+    for item in items.filter(|item| !item.is_empty()) {
+        for item in wrap(&escape(item), width - INDENT) {
+            output.line(format!("{}{item}", " ".repeat(INDENT)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Access and refusals stand out.

@@ -8,6 +8,7 @@ pub(crate) mod text;
 pub(crate) mod time;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use serde_json::Value;
 
@@ -34,19 +35,22 @@ pub(crate) struct Output {
     /// Of the terminal; none when the output goes elsewhere.
     width: Option<usize>,
     height: Option<usize>,
+    /// Of the terminal that standard error goes to.
+    width_notes: Option<usize>,
     json: bool,
 }
 
 impl Output {
     /// For the terminal, pipe or file that is there.
     pub(crate) fn new(color: ColorWhen, json: bool, environment: &Environment) -> Self {
-        let size = terminal_size();
+        let size = terminal_size(io::stdout());
         let paint = |is_terminal| paint(color, is_terminal, environment);
         Self {
             data: BufWriter::new(io::stdout()),
             paint: paint(io::stdout().is_terminal()),
             paint_notes: paint(io::stderr().is_terminal()),
             width: width(size, environment),
+            width_notes: width(terminal_size(io::stderr()), &Environment::default()),
             height: size.map(|(_, height)| height),
             json,
         }
@@ -152,9 +156,21 @@ impl Output {
         // On a terminal both streams meet: in the order of their writing. Whether
         // the data went out is told by `Output::flush`.
         let _ = self.data.flush();
-        let label = self.paint_notes.text(tone, label);
-        // Nobody is left to be told when standard error is gone.
-        let _ = writeln!(io::stderr(), "{label} {}", text::escape(text));
+        let columns = self.width_notes.map_or(usize::MAX, |width| width - label.len() - 1);
+        let painted = self.paint_notes.text(tone, label);
+        let indent = " ".repeat(label.len());
+        let text = text::escape(text);
+        // Most texts fit; only the others lose how their words are spaced.
+        let lines = if text::width(&text) <= columns {
+            vec![text.into()]
+        } else {
+            text::wrap(&text, columns)
+        };
+        for (index, line) in lines.iter().enumerate() {
+            let label = if index == 0 { &*painted } else { &indent };
+            // Nobody is left to be told when standard error is gone.
+            let _ = writeln!(io::stderr(), "{label} {line}");
+        }
     }
 }
 
@@ -174,9 +190,8 @@ fn width(size: Option<(usize, usize)>, environment: &Environment) -> Option<usiz
     width.map(|width| width.max(WIDTH_MIN))
 }
 
-fn terminal_size() -> Option<(usize, usize)> {
-    let stdout = io::stdout();
-    let size = rustix::termios::tcgetwinsize(&stdout).ok().filter(|_| stdout.is_terminal())?;
+fn terminal_size(stream: impl AsFd + IsTerminal) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(&stream).ok().filter(|_| stream.is_terminal())?;
     Some((size.ws_col.into(), size.ws_row.into())).filter(|(width, _)| *width > 0)
 }
 

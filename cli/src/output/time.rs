@@ -34,7 +34,7 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
 
 /// `3m ago`, `in 42s`, or the date when it is more than 30 days away.
 pub(crate) fn relative(time: Timestamp, now: Timestamp) -> String {
-    let seconds = now.as_second() - time.as_second();
+    let seconds = (now.as_millisecond() - time.as_millisecond()) / 1_000;
     let away = Duration::from_secs(seconds.unsigned_abs());
     match seconds {
         0 => "now".to_owned(),

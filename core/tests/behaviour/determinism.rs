@@ -1,3 +1,5 @@
+use std::fmt::Debug;
+
 use key_server_core::{Decide, Expire, Release, ReleaseScope, Rules, SyncKeys};
 
 use crate::fixture::{MODEL, Node, OTHER_MODEL, at, key, key_id, report, select, session};
@@ -19,10 +21,9 @@ fn busy_node() -> Node {
 }
 
 /// A clone decides the same, twice, and nothing has changed by that.
-fn assert_decides_the_same<Command: Decide>(command: &Command)
+fn assert_decides_the_same<Command>(command: &Command)
 where
-    Command::Reply: PartialEq + std::fmt::Debug,
-    Command::Refusal: PartialEq + std::fmt::Debug,
+    Command: Decide<Reply: PartialEq + Debug, Refusal: PartialEq + Debug>,
 {
     let (node, clone) = (busy_node(), busy_node());
     let (rows, totals) = (node.state.rows(), node.state.totals());

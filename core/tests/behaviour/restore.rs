@@ -29,8 +29,10 @@ fn ended_session(name: &str, ended: &str) -> SessionRow {
 /// The state at `clock` of one key and these sessions.
 fn restored(rules: Rules, clock: &str, sessions: &[SessionRow]) -> State {
     let mut restore = Restore::new(rules, at(clock));
-    restore.key(&key_row(0)).unwrap();
-    sessions.iter().for_each(|session| restore.session(session).unwrap());
+    restore.key(&key_row(0)).expect("the first key");
+    for session in sessions {
+        restore.session(session).expect("each session stands once");
+    }
     restore.finish()
 }
 

@@ -9,7 +9,7 @@ use crate::fixture::{
 };
 
 fn holders(node: &Node, number: u32) -> u32 {
-    node.state.key_stats(key_id(number)).unwrap().holders
+    node.state.key_stats(key_id(number)).expect("a known key").holders
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use std::fmt::Debug;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,14 +102,12 @@ impl History {
 
     /// Decides; the decision of a state that keeps everything at the same
     /// places is the same, and so is a second one.
-    fn decide<Command: Decide>(
+    fn decide<Command>(
         &mut self,
         command: &Command,
     ) -> Result<Decision<Command::Reply>, Command::Refusal>
     where
-        Command: std::fmt::Debug,
-        Command::Reply: PartialEq + std::fmt::Debug,
-        Command::Refusal: PartialEq + std::fmt::Debug,
+        Command: Decide<Reply: PartialEq + Debug, Refusal: PartialEq + Debug> + Debug,
     {
         let (now, seed) = (Time::from_ms(self.clock), self.random.next());
         let decision = command.decide(&self.state, now, seed);

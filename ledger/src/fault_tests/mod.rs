@@ -258,6 +258,19 @@ fn a_failed_change_of_segments_keeps_what_was_before_it() {
 }
 
 #[test]
+fn a_segment_is_on_the_disk_before_the_next_one_is_made() {
+    let bench = Bench::new(&Options { segment_bytes_max: 1, ..process() });
+    bench.calls.fail(CallKind::Sync, 0);
+    let durable = bench.append(1).wait().unwrap();
+    assert!(is_unwritable(&bench.append(2).wait()));
+    assert_eq!(bench.calls.count(CallKind::Create), 0);
+    assert_eq!(bench.ledger.durable(), durable);
+    bench.ledger.try_resume(Time::from_ms(3)).unwrap();
+    assert_eq!(bench.append(4).wait().unwrap().segment, 3);
+    assert_eq!(bench.close(), ["1", "resumed after 1 since 2", "4"]);
+}
+
+#[test]
 fn a_failed_first_write_of_a_segment_leaves_it_empty() {
     let bench = Bench::new(&Options { segment_bytes_max: 1, ..Options::default() });
     let durable = bench.append(1).wait().unwrap();

@@ -43,6 +43,14 @@ pub fn session(fact: &Fact) -> Option<&str> {
     }
 }
 
+/// A directory in memory where there is one: a test that opens thousands of
+/// ledgers need not wait for a disk each time.
+pub fn memory_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    dir.expect("a directory can be made")
+}
+
 /// Options with segments of about `bytes`.
 pub fn segments_of(bytes: u64) -> Options {
     Options { segment_bytes_max: bytes, ..Options::default() }

@@ -8,6 +8,7 @@ use key_server_core::{KeyRow, Rules, SessionRow};
 use key_server_projections::reports::{self, By};
 use key_server_projections::{Mark, Projection, ProjectionError, SqliteProjection};
 use proptest::prelude::*;
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::rows::{batch, mark, opened};
@@ -93,6 +94,41 @@ fn a_cut_file_is_an_error() {
         let bytes = &sound_bytes[..sound_bytes.len() * eighth / 8];
         check(&directory, bytes, &sound).unwrap();
         check(&directory, &bytes[..bytes.len().saturating_sub(1)], &sound).unwrap();
+    }
+}
+
+/// What keeps its shape and says something else, or says it no more.
+#[test]
+fn a_row_that_is_missing_or_was_edited_is_an_error() {
+    let (directory, sound_bytes, _) = sound_file();
+    let path = directory.path().join("state.sqlite");
+    for statement in [
+        "DELETE FROM mark",
+        "UPDATE mark SET seq = seq - 1",
+        "DELETE FROM model WHERE model = 1",
+        "UPDATE model SET name = 'openai/other'",
+        "DELETE FROM key WHERE key = 1",
+        "DELETE FROM key WHERE key = 2",
+        "UPDATE key SET requests = 1 WHERE key = 1",
+        "UPDATE key SET cooling = '{}' WHERE key = 1",
+        "DELETE FROM session WHERE session = 7; DELETE FROM allocation WHERE session = 7",
+        "DELETE FROM session WHERE session = 7",
+        "DELETE FROM allocation WHERE session = 7",
+        "UPDATE session SET owner = 0 WHERE session = 7",
+        "UPDATE allocation SET requests = 7 WHERE session = 7",
+        "UPDATE allocation SET session = 700 WHERE session = 7",
+        "DELETE FROM receipt WHERE part = 3",
+        "UPDATE receipt SET hour = hour - 1 WHERE part = 3",
+        "UPDATE receipt SET receipts = substr(receipts, 2) WHERE part = 3",
+    ] {
+        SqliteProjection::delete(&path).unwrap();
+        fs::write(&path, &sound_bytes).unwrap();
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(&format!("PRAGMA foreign_keys = OFF; {statement}"))
+            .unwrap();
+        let error = answer(&path).expect_err(statement);
+        assert!(matches!(error, ProjectionError::Corrupt { .. }), "{statement}: {error}");
     }
 }
 

@@ -15,11 +15,13 @@ use crate::rows::{key, mark, place, receipt, report, session};
 /// Where the child writes; only the child has it.
 const CHILD: &str = "KEY_SERVER_PROJECTIONS_KILL_FILE";
 
-const ROUNDS: u64 = 25;
+const ROUNDS: u64 = 40;
 
-/// Batch `seq`: everything in it says `seq`, as a value or as a sum.
+/// Batch `seq`: everything in it says `seq`, as a value or as a sum. Most are
+/// small, so that a kill meets each part of a transaction, its end too.
 fn counted(seq: u64) -> Changes {
-    let many = (0..200).map(|n| session(&format!("session_{n}_{}", seq % 3), &[1]));
+    let many = if seq.is_multiple_of(50) { 500 } else { 1 };
+    let many = (0..many).map(|n| session(&format!("session_{n}_{}", seq % 3), &[1]));
     Changes {
         keys: vec![key(1, seq)],
         sessions: many.chain([session(&format!("batch_{seq}"), &[1])]).collect(),
@@ -49,7 +51,7 @@ fn mark_and_content_agree_after_a_kill() {
     let (_directory, path) = place();
     let mut before = 0;
     for round in 0..ROUNDS {
-        write_until_killed(&path, Duration::from_micros(500 + round * round * 90));
+        write_until_killed(&path, Duration::from_micros(500 + round * 700));
         let seq = check(&path);
         assert!(seq > before, "round {round}: what was acknowledged before is still there");
         before = seq;

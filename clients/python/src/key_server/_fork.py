@@ -1,20 +1,19 @@
 """What keeps gRPC working on both sides of a fork.
 
-gRPC's child hangs, whatever its deadlines, when the parent forked while a thread was
-waiting inside gRPC. So a fork waits for the calls under way, and calls wait for the fork.
+Parent and child hang in gRPC, whatever the deadlines, when a process forks while a
+thread waits for an answer inside it. So a fork waits for the calls under way, each of
+which has a deadline, and new calls wait for the fork.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from types import TracebackType
 from typing import Optional
 
 from ._errors import Unavailable
-
-WAIT_SECONDS = 10.0
-"""How long a fork waits for calls under way; longer than the deadline of most."""
 
 SUPPORT_VARIABLE = "GRPC_ENABLE_FORK_SUPPORT"
 """gRPC's own switch; its documentation has it in doc/fork_support.md."""
@@ -25,13 +24,13 @@ class _Gate:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._calls = 0
-        self.broken = False
-        """True in a process that was forked in spite of a call under way."""
+        self._callers: list[int] = []
+        self._forking = False
 
     def __enter__(self) -> None:
         with self._changed:
-            self._calls += 1
+            self._changed.wait_for(lambda: not self._forking)
+            self._callers.append(threading.get_ident())
 
     def __exit__(
         self,
@@ -40,58 +39,51 @@ class _Gate:
         trace: Optional[TracebackType],
     ) -> None:
         with self._changed:
-            self._calls -= 1
+            self._callers.remove(threading.get_ident())
             self._changed.notify_all()
 
     def before_fork(self) -> None:
-        self._changed.acquire()  # held until after the fork: no call begins meanwhile
-        self._changed.wait_for(lambda: self._calls == 0, WAIT_SECONDS)
+        # A signal handler may fork in the midst of this thread's own call.
+        own = {threading.get_ident()}
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking)
+            self._forking = True
+            self._changed.wait_for(lambda: own.issuperset(self._callers))
 
     def after_fork_in_parent(self) -> None:
-        self._changed.release()
+        with self._changed:
+            self._forking = False
+            self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
-        self.broken = self.broken or self._calls > 0
+        # Only the forking thread lives on; locks of the others would stay locked.
         self._changed = threading.Condition()
-        self._calls = 0
+        self._forking = False
 
 
 gate = _Gate()
 
-os.register_at_fork(
-    before=gate.before_fork,
-    after_in_parent=gate.after_fork_in_parent,
-    after_in_child=gate.after_fork_in_child,
-)
 
+@functools.cache
+def guard() -> None:
+    """Makes forks wait for calls; once, and after gRPC was loaded.
 
-def ask_for_support() -> None:
-    """Switches gRPC's support on, unless somebody chose; call it before gRPC is loaded."""
-    os.environ.setdefault(SUPPORT_VARIABLE, "1")
+    What is registered last is done first before a fork, and gRPC registers something too.
+    """
+    os.register_at_fork(
+        before=gate.before_fork,
+        after_in_parent=gate.after_fork_in_parent,
+        after_in_child=gate.after_fork_in_child,
+    )
 
 
 def refuse_without_support(path: str) -> None:
     """Errors: `Unavailable` in a forked process in which gRPC would hang."""
-    if gate.broken:
-        raise _refused(
-            path,
-            f"this process was forked during a call of more than {WAIT_SECONDS:.0f} s",
-            "fork before the first call, or between calls",
-        )
     if os.environ.get(SUPPORT_VARIABLE, "").lower() in ("0", "false", "no"):
-        raise _refused(
-            path,
+        raise Unavailable(
             f"this process was forked after gRPC had been used with {SUPPORT_VARIABLE}=0",
-            f"unset {SUPPORT_VARIABLE}, or make the first call after the fork",
+            reason="FORKED_WITHOUT_SUPPORT",
+            hint=f"unset {SUPPORT_VARIABLE}, or make the first call after the fork",
+            path=path,
+            answered=False,
         )
-
-
-def _refused(path: str, message: str, hint: str) -> Unavailable:
-    return Unavailable(
-        message,
-        reason="FORKED_WITHOUT_SUPPORT",
-        hint=hint,
-        path=path,
-        answered=False,
-        sent=False,
-    )

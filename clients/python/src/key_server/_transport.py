@@ -1,14 +1,15 @@
 """The connection: made when first used, one for each process.
 
-The channel is gRPC's threaded one for both clients. Its asyncio one ties a connection to
-one event loop and takes the process down when it is used again after a fork.
+Both clients use gRPC's blocking calls, the one for asyncio in threads. gRPC's own asyncio
+ties a connection to one event loop, and it and its futures take the process down, or
+leave it hanging, when a fork follows their use.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import _address, _fork, _status
@@ -34,17 +35,21 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+ASYNC_CALLS_MAX = 16
+"""Calls of one asyncio client under way at once; more wait, within their deadlines."""
+
 _inherited: list[_Line] = []
 """Connections of the parent process: kept, because closing them here could touch it."""
 
 
 class _Line:
-    """One open channel, and the process that opened it."""
+    """One open channel with the threads that wait for it, and the process they are of."""
 
     def __init__(self, path: str) -> None:
         grpc = _grpc()
         self.pid = os.getpid()
         self.channel = grpc.insecure_channel(_address.target(path), options=OPTIONS)
+        self.threads = ThreadPoolExecutor(ASYNC_CALLS_MAX, "key_server")
         self._methods: dict[str, Any] = {}
 
     def method(self, call: Call[Any]) -> Any:
@@ -54,6 +59,10 @@ class _Line:
                 call.method, request_serializer=_bytes, response_deserializer=call.parse
             )
         return self._methods[call.method]
+
+    def close(self) -> None:
+        self.channel.close()
+        self.threads.shutdown(wait=False)
 
 
 class Transport:
@@ -77,24 +86,10 @@ class Transport:
             raise _status.failure(error, self.path) from error
 
     async def send_async(self, call: Call[Any], attempts: Attempts) -> Any:
-        """As `send`. Cancellation: the call is cancelled; the server may have done it."""
-        grpc = _grpc()
-        future = (
-            self._open()
-            .method(call)
-            .future(
-                call.request,
-                timeout=attempts.seconds_left(),
-                wait_for_ready=attempts.wait_for_ready,
-            )
-        )
-        try:
-            return await _awaited(future)
-        except grpc.RpcError as error:
-            raise _status.failure(error, self.path) from error
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
+        """As `send`. Cancellation: is immediate; the server may have carried it out."""
+        threads = self._open().threads
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, self.send, call, attempts)
 
     def close(self) -> None:
         """Closes the connection; calls under way fail. The next call opens another."""
@@ -102,7 +97,7 @@ class Transport:
         if line is None:
             return
         if line.pid == os.getpid():
-            line.channel.close()
+            line.close()
         else:
             _inherited.append(line)
 
@@ -122,30 +117,8 @@ def _bytes(request: Message) -> bytes:
     return request.SerializeToString()
 
 
-async def _awaited(future: Any) -> Any:
-    """Awaits gRPC's future, which is settled in a thread of gRPC's, in this event loop."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Any] = loop.create_future()
-
-    def hand_over(done: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
-            loop.call_soon_threadsafe(_settle, answer, done)
-
-    future.add_done_callback(hand_over)
-    return await answer
-
-
-def _settle(answer: asyncio.Future[Any], done: Any) -> None:
-    if answer.done():
-        return
-    if done.code() is _grpc().StatusCode.OK:
-        answer.set_result(done.result())
-    else:
-        answer.set_exception(done)  # gRPC's future of a failed call is its exception
-
-
 def _grpc() -> Any:
-    """Gives gRPC, loaded when first needed: importing this package stays cheap.
-    """
-    _fork.ask_for_support()
-    return load("grpc")
+    """Gives gRPC, loaded when first needed: importing this package stays cheap."""
+    grpc = load("grpc")
+    _fork.guard()
+    return grpc

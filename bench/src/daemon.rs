@@ -1,0 +1,50 @@
+//! The daemon in a directory of its own, and how long it takes to answer.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use key_server_proto::v1;
+use key_server_testkit::client::Client;
+use key_server_testkit::process::{Home, ServerProcess};
+
+use crate::clock::now;
+use crate::{Place, csv};
+
+/// A start may take long where all of a large ledger is read.
+const START_MAX: Duration = Duration::from_secs(1_200);
+
+/// A daemon at work.
+pub(crate) struct Daemon {
+    pub(crate) server: ServerProcess,
+    pub(crate) client: Client,
+    /// From its start to its first answer.
+    pub(crate) started_in: Duration,
+}
+
+/// A home with so many keys in its CSV.
+pub(crate) fn home(place: &Place, keys: usize) -> anyhow::Result<Home> {
+    Ok(Home::new_in(&place.dir, &place.program, &csv::with_keys(keys))?)
+}
+
+/// Starts the daemon.
+pub(crate) async fn start(home: &Home) -> anyhow::Result<Daemon> {
+    let begin = now();
+    let (server, client) = home.start_within(START_MAX).await?;
+    Ok(Daemon { server, client, started_in: begin.elapsed() })
+}
+
+impl Daemon {
+    /// What it says of itself.
+    pub(crate) async fn health(&mut self) -> anyhow::Result<v1::HealthResponse> {
+        Ok(self.client.health(v1::HealthRequest {}).await?.into_inner())
+    }
+
+    /// Ends it in good order; answers how long that took.
+    pub(crate) fn stop(self) -> anyhow::Result<Duration> {
+        let begin = now();
+        drop(self.client);
+        let status = self.server.terminate()?;
+        ensure!(status.success(), "the daemon ended with {status}");
+        Ok(begin.elapsed())
+    }
+}

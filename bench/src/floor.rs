@@ -1,0 +1,198 @@
+//! The least that the same answer can cost: a bare tonic server on a Unix
+//! socket whose reply waits for the disk.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use key_server_proto::v1;
+use key_server_proto::v1::key_server_server::{KeyServer, KeyServerServer};
+use key_server_testkit::client::connect;
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+use crate::csv;
+
+/// What one call adds to the file.
+const RECORD_BYTES: usize = 400;
+
+/// What a reply of the floor waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// One fdatasync for all calls that came meanwhile.
+    Disk,
+    /// Nothing.
+    None,
+}
+
+/// A floor in its own process; killed when dropped.
+pub(crate) struct FloorProcess {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl FloorProcess {
+    /// Starts one that keeps its file in `dir`, and waits until it listens.
+    pub(crate) async fn start(dir: &Path, durability: Durability) -> anyhow::Result<Self> {
+        let role = match durability {
+            Durability::Disk => "floor-disk",
+            Durability::None => "floor-memory",
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["--role", role, "--dir"]).arg(dir).stdin(Stdio::null());
+        let floor = Self { child: command.spawn()?, dir: dir.to_owned() };
+        for _ in 0..500 {
+            if connect(&floor.socket()).await.is_ok() {
+                return Ok(floor);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bail!("the floor does not answer")
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join("floor.sock")
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for FloorProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Serves until it is killed.
+pub(crate) async fn serve(dir: &Path, durability: Durability) -> anyhow::Result<()> {
+    let file = File::options().create(true).append(true).open(dir.join("floor.log"))?;
+    let listener = UnixListener::bind(dir.join("floor.sock"))?;
+    let disk = (durability == Durability::Disk).then(|| start_writer(file)).transpose()?;
+    let floor = Floor { disk, response: response() };
+    tonic::transport::Server::builder()
+        .add_service(KeyServerServer::new(floor))
+        .serve_with_incoming(UnixListenerStream::new(listener))
+        .await
+        .context("the floor cannot serve")
+}
+
+/// A call that waits for the disk.
+type Waiting = oneshot::Sender<()>;
+
+struct Floor {
+    disk: Option<mpsc::Sender<Waiting>>,
+    response: v1::SelectKeysResponse,
+}
+
+/// One thread that writes for all.
+fn start_writer(file: File) -> anyhow::Result<mpsc::Sender<Waiting>> {
+    let (calls, waiting) = mpsc::channel();
+    std::thread::Builder::new().name("writer".into()).spawn(|| write(file, waiting))?;
+    Ok(calls)
+}
+
+fn write(mut file: File, calls: mpsc::Receiver<Waiting>) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    while let Ok(first) = calls.recv() {
+        let group: Vec<Waiting> = std::iter::once(first).chain(calls.try_iter()).collect();
+        bytes.resize(group.len() * RECORD_BYTES, b'x');
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        for call in group {
+            let _ = call.send(());
+        }
+    }
+    Ok(())
+}
+
+/// As long as the daemon's, with one key.
+fn response() -> v1::SelectKeysResponse {
+    let time = "2026-11-22T19:00:00.5Z".parse().ok();
+    let key = v1::SelectedKey {
+        provider: "openai".to_owned(),
+        model: "gpt-4o".to_owned(),
+        api_key: csv::fake_secret(0),
+        key_id: "k_aaaaaaaaaaaaaaaaaaaaaaaa".to_owned(),
+        tier: v1::Tier::Unused.into(),
+        expires_at: time,
+        already_held: false,
+    };
+    v1::SelectKeysResponse {
+        success: true,
+        keys: vec![key],
+        error: String::new(),
+        expires_at: time,
+        shortages: Vec::new(),
+    }
+}
+
+impl Floor {
+    async fn answer(&self) -> Result<Response<v1::SelectKeysResponse>, Status> {
+        if let Some(disk) = &self.disk {
+            let (done, written) = oneshot::channel();
+            disk.send(done).map_err(|_| Status::unavailable("the writer ended"))?;
+            written.await.map_err(|_| Status::unavailable("the writer ended"))?;
+        }
+        Ok(Response::new(self.response.clone()))
+    }
+}
+
+fn not_here<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("the floor only selects"))
+}
+
+#[tonic::async_trait]
+impl KeyServer for Floor {
+    async fn select_keys_for_session(
+        &self,
+        _: Request<v1::SelectKeysRequest>,
+    ) -> Result<Response<v1::SelectKeysResponse>, Status> {
+        self.answer().await
+    }
+
+    async fn track_usage(
+        &self,
+        _: Request<v1::TrackUsageRequest>,
+    ) -> Result<Response<v1::TrackUsageResponse>, Status> {
+        not_here()
+    }
+
+    async fn get_stats(
+        &self,
+        _: Request<v1::GetStatsRequest>,
+    ) -> Result<Response<v1::GetStatsResponse>, Status> {
+        not_here()
+    }
+
+    async fn reload_keys(
+        &self,
+        _: Request<v1::ReloadKeysRequest>,
+    ) -> Result<Response<v1::ReloadKeysResponse>, Status> {
+        not_here()
+    }
+
+    async fn release_key(
+        &self,
+        _: Request<v1::ReleaseKeyRequest>,
+    ) -> Result<Response<v1::ReleaseKeyResponse>, Status> {
+        not_here()
+    }
+
+    async fn health(
+        &self,
+        _: Request<v1::HealthRequest>,
+    ) -> Result<Response<v1::HealthResponse>, Status> {
+        not_here()
+    }
+}

@@ -1,0 +1,137 @@
+//! Calls, one or many at a time, each for a session of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use key_server_proto::v1;
+use key_server_testkit::client::{Client, connect};
+use tokio::task::JoinSet;
+
+use crate::clock::now;
+use crate::csv::MODEL;
+use crate::figures::median_time;
+use crate::process;
+
+/// Connections that the calls in flight are spread over: as many applications.
+const CONNECTIONS: usize = 8;
+
+/// What a caller does, again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// A select for a new session.
+    Select,
+    /// The same, and a release of the session after it: two calls.
+    SelectAndRelease,
+}
+
+/// What one run came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Of each select, in milliseconds.
+    pub(crate) p50_ms: f64,
+    /// Calls of any kind.
+    pub(crate) calls_per_second: f64,
+    /// What the server's threads spent for one call.
+    pub(crate) cpu_us_per_call: f64,
+}
+
+/// A server under load.
+pub(crate) struct Target {
+    pub(crate) socket: PathBuf,
+    pub(crate) pid: u32,
+}
+
+impl Target {
+    /// Keeps `in_flight` calls going for `time`, after a tenth of it to warm
+    /// up.
+    pub(crate) async fn load(
+        &self,
+        deed: Deed,
+        in_flight: usize,
+        time: Duration,
+    ) -> anyhow::Result<Load> {
+        let clients = connect_all(&self.socket, in_flight.min(CONNECTIONS)).await?;
+        run(&clients, deed, in_flight, time / 10).await?;
+        let (cpu, begin) = (process::cpu(self.pid)?, now());
+        let times = run(&clients, deed, in_flight, time).await?;
+        let elapsed = begin.elapsed().as_secs_f64();
+        let cpu = process::cpu(self.pid)?.saturating_sub(cpu).as_secs_f64();
+        ensure!(!times.is_empty(), "no call was answered");
+        let calls = times.len() as f64 * deed.calls();
+        Ok(Load {
+            p50_ms: median_time(&times).as_secs_f64() * 1e3,
+            calls_per_second: calls / elapsed,
+            cpu_us_per_call: cpu / calls * 1e6,
+        })
+    }
+}
+
+impl Deed {
+    const fn calls(self) -> f64 {
+        match self {
+            Self::Select => 1.0,
+            Self::SelectAndRelease => 2.0,
+        }
+    }
+
+    /// Does it once; answers how long the select took.
+    async fn run(self, client: &mut Client) -> anyhow::Result<Duration> {
+        let session_id = new_session();
+        let request = v1::SelectKeysRequest {
+            session_id: session_id.clone(),
+            user_id: 456,
+            models: vec![MODEL.to_owned()],
+            count_per_model: 1,
+        };
+        let begin = now();
+        let response = client.select_keys_for_session(request).await?.into_inner();
+        let time = begin.elapsed();
+        ensure!(response.success, "refused: {}", response.error);
+        if self == Self::SelectAndRelease {
+            client.release_key(v1::ReleaseKeyRequest { session_id, ..Default::default() }).await?;
+        }
+        Ok(time)
+    }
+}
+
+/// As long as a UUID, and new.
+fn new_session() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("bench-{:0>30}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn connect_all(socket: &Path, connections: usize) -> anyhow::Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(connect(socket).await?);
+    }
+    Ok(clients)
+}
+
+async fn run(
+    clients: &[Client],
+    deed: Deed,
+    in_flight: usize,
+    time: Duration,
+) -> anyhow::Result<Vec<Duration>> {
+    let end = now() + time;
+    let mut callers = JoinSet::new();
+    for client in clients.iter().cycle().take(in_flight) {
+        callers.spawn(call_until(end, deed, client.clone()));
+    }
+    let mut times = Vec::new();
+    while let Some(caller) = callers.join_next().await {
+        times.extend(caller??);
+    }
+    Ok(times)
+}
+
+async fn call_until(end: Instant, deed: Deed, mut client: Client) -> anyhow::Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    while now() < end {
+        times.push(deed.run(&mut client).await?);
+    }
+    Ok(times)
+}

@@ -1,0 +1,38 @@
+//! Whether the size of the pool is felt: two daemons, in turns.
+
+use std::time::Duration;
+
+use crate::figures::compare;
+use crate::load::{Deed, Target};
+use crate::row::{Goal, Row, Unit};
+use crate::{Place, daemon, output};
+
+const ROUNDS: usize = 9;
+const ROUND: Duration = Duration::from_secs(2);
+const LARGE: usize = 100_000;
+const SMALL: usize = 10;
+
+pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
+    let large_home = daemon::home(place, LARGE)?;
+    let small_home = daemon::home(place, SMALL)?;
+    let large_daemon = daemon::start(&large_home).await?;
+    let small_daemon = daemon::start(&small_home).await?;
+    let large = Target { socket: large_home.socket(), pid: large_daemon.server.pid() };
+    let small = Target { socket: small_home.socket(), pid: small_daemon.server.pid() };
+    let mut rounds = Vec::new();
+    for number in 1..=ROUNDS {
+        output::progress(&format!("  round {number} of {ROUNDS}"));
+        let large = large.load(Deed::Select, 1, ROUND).await?.p50_ms;
+        rounds.push((large, small.load(Deed::Select, 1, ROUND).await?.p50_ms));
+    }
+    large_daemon.stop()?;
+    small_daemon.stop()?;
+    let compared = compare(&rounds);
+    Ok(vec![Row {
+        what: "select p50, 100,000 keys in the pool ÷ 10",
+        goal: Goal::AtMost(1.1),
+        measured: compared.ratio,
+        unit: Unit::Ratio,
+        details: format!("{:.3} ms, {:.3} ms", compared.first, compared.second),
+    }])
+}

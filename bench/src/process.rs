@@ -1,0 +1,50 @@
+//! What the kernel says about a process.
+//!
+//! # Source
+//! proc(5); the kernel's `Documentation/scheduler/sched-stats.rst`.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// Memory that a process has, now and at most until now, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    pub(crate) resident: f64,
+    /// The part that no file backs.
+    pub(crate) anonymous: f64,
+    pub(crate) peak: f64,
+}
+
+/// The memory of a process.
+pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let bytes = |name: &str| -> anyhow::Result<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.split_whitespace().next()).context("no such line")?;
+        Ok(kib.parse::<f64>()? * 1_024.0)
+    };
+    Ok(Memory {
+        resident: bytes("VmRSS:")?,
+        anonymous: bytes("RssAnon:")?,
+        peak: bytes("VmHWM:")?,
+    })
+}
+
+/// Time that the living threads of a process were on a processor.
+pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        let first = text.split(' ').next().context("an empty line")?;
+        nanoseconds += first.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// How many processes wanted a processor in the last minute: when it is more
+/// than there are, somebody else was measured too.
+pub(crate) fn load_average() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
+}

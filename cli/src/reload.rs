@@ -102,7 +102,7 @@ fn in_words(problem: &RowProblem) -> String {
     let column = (!problem.column.is_empty()).then(|| format!("column {}", problem.column));
     let place: Vec<_> = line.into_iter().chain(column).collect();
     match place.is_empty() {
-        true => problem.message.clone(),
+        true => format!("the file: {}", problem.message),
         false => format!("{}: {}", place.join(", "), problem.message),
     }
 }

@@ -13,6 +13,7 @@ use key_server_server::lifecycle::{self, Parts, RunError, Running};
 use key_server_server::socket;
 use key_server_server::state_dir::StateDir;
 use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::GlobalArgs;
@@ -48,6 +49,8 @@ pub(crate) struct ServeArgs {
 pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure> {
     let resolved = settings::resolve(global, &args.settings)?;
     refuse_what_is_not_there(&resolved)?;
+    // Credentials will be in memory: no core dump of it, no debugger of our uid.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(cannot_start)?;
     // Nothing that this process makes is for others; the socket has its own.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let state_dir = resolved.state_dir()?;

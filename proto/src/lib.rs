@@ -4,7 +4,13 @@
 use std::fmt;
 
 /// Messages, client and server of package `keyserver.v1`.
-#[expect(missing_docs, clippy::all, reason = "generated; the .proto has the words")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the .proto has the words"
+)]
 pub mod v1 {
     tonic::include_proto!("keyserver.v1");
 }

@@ -22,7 +22,7 @@ const EXPIRED_PER_CALL_MAX: usize = 32;
 /// Overdue sessions that one tick ends at a time.
 const EXPIRED_PER_TICK_MAX: usize = 1_000;
 /// When a caller should try again after the ledger refused.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The state in memory, the ledger behind it, and the clock that moves both.
 ///
@@ -33,7 +33,7 @@ pub struct Engine {
     inner: Mutex<Inner>,
     ledger: Ledger,
     rules: Rules,
-    /// Told when a panic may have left half an effect in memory.
+    /// Told when memory has to be made anew.
     torn: Notify,
     /// The node's timeline.
     pub clock: Arc<dyn Clock>,
@@ -305,6 +305,22 @@ impl Engine {
         inner.has_news = false;
         let changes = inner.state.take_changes();
         Some(Extract { changes, at: inner.state.now(), place: Place::Awaited(barrier) })
+    }
+
+    /// Lets go of what changed when it is more than `changes_max`: whoever keeps
+    /// a projection has to ask for a rebuild then. Answers whether it was.
+    pub fn let_changes_go_beyond(&self, changes_max: usize) -> bool {
+        let mut inner = self.lock();
+        let is_beyond = inner.state.changes_count() > changes_max;
+        if is_beyond {
+            drop(inner.state.take_changes());
+        }
+        is_beyond
+    }
+
+    /// Has memory made equal to the ledger again, soon.
+    pub fn ask_for_rebuild(&self) {
+        self.torn.notify_one();
     }
 
     /// The ledger, for its position and condition.

@@ -12,7 +12,7 @@ use key_server_secrets::{
 };
 
 use crate::backend::{Backend, BackendState};
-use crate::engine::Engine;
+use crate::engine::{Engine, RETRY_AFTER};
 use crate::error::{ErrorKind, ServiceError};
 
 /// Everything about credentials that the server holds.
@@ -295,7 +295,8 @@ impl Keys {
             key_server_ledger::Condition::Writable => Ok(()),
             key_server_ledger::Condition::Refusing { error, .. } => {
                 let message = format!("the ledger cannot be written, so no keys are changed: {error}");
-                Err(ServiceError::new(ErrorKind::Unavailable, "LEDGER_UNWRITABLE", message))
+                let error = ServiceError::new(ErrorKind::Unavailable, "LEDGER_UNWRITABLE", message);
+                Err(error.retry_after(RETRY_AFTER))
             }
         }
     }

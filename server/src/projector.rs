@@ -1,5 +1,6 @@
 //! Brings what the ledger adds up to into the local database, in batches.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ pub(crate) const FLUSH_EVERY: Duration = Duration::from_millis(250);
 pub(crate) const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
 const HOUR_MS: u64 = 3_600_000;
+/// Changes that may wait while the projection cannot be written, some 200 bytes
+/// each. Beyond that they are let go, and read from the ledger later.
+const WAITING_MAX: usize = 500_000;
 
 /// Writes to the local projection; the only one who does.
 pub struct Projector {
@@ -22,6 +26,8 @@ pub struct Projector {
     projection: Mutex<Box<dyn LocalProjection>>,
     /// A batch that could not be written yet; later ones wait behind it.
     stuck: Mutex<Option<Extract>>,
+    /// Whether changes were let go since the stuck batch.
+    has_gap: AtomicBool,
     /// How the projection is.
     pub backend: Backend,
 }
@@ -31,7 +37,13 @@ impl Projector {
     pub fn new(engine: Arc<Engine>, projection: Box<dyn LocalProjection>) -> Self {
         let name = format!("projection ({})", projection.name());
         let backend = Backend::new(name, Arc::clone(&engine.clock));
-        Self { engine, projection: Mutex::new(projection), stuck: Mutex::new(None), backend }
+        Self {
+            engine,
+            projection: Mutex::new(projection),
+            stuck: Mutex::new(None),
+            has_gap: AtomicBool::new(false),
+            backend,
+        }
     }
 
     /// Writes what changed since the last time. A failed batch is kept and
@@ -44,11 +56,27 @@ impl Projector {
         let Ok(mark) = extract.mark().await else { return };
         let written = tokio::task::block_in_place(|| self.lock().write(&mark, &extract.changes));
         match written {
-            Ok(()) => self.backend.works(),
+            Ok(()) => self.wrote(),
             Err(error) => {
                 self.backend.fails(BackendState::Degraded, error);
                 *self.stuck() = Some(extract.durable(mark));
+                self.bound_waiting();
             }
+        }
+    }
+
+    fn wrote(&self) {
+        self.backend.works();
+        if self.has_gap.swap(false, Ordering::Relaxed) {
+            // What is missing is in the ledger: memory and what has changed are
+            // made anew from there.
+            self.engine.ask_for_rebuild();
+        }
+    }
+
+    fn bound_waiting(&self) {
+        if self.engine.let_changes_go_beyond(WAITING_MAX) {
+            self.has_gap.store(true, Ordering::Relaxed);
         }
     }
 

@@ -1,6 +1,8 @@
 //! The service as a client sees it: a real socket, a real ledger, a real
 //! store, and a clock that the test moves.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a test that failed")]
+
 use std::collections::HashSet;
 use std::time::Duration;
 

@@ -15,11 +15,19 @@ pub type Client = KeyServerClient<Channel>;
 /// # Errors
 /// When nobody listens there.
 pub async fn connect(path: &Path) -> Result<Client, Error> {
+    channel(path).await.map(KeyServerClient::new)
+}
+
+/// Connects to the socket at `path`, for any service there.
+///
+/// # Errors
+/// When nobody listens there.
+pub async fn channel(path: &Path) -> Result<Channel, Error> {
     let path = path.to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    Ok(KeyServerClient::new(endpoint.connect_with_connector(connector).await?))
+    endpoint.connect_with_connector(connector).await
 }

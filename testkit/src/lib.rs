@@ -3,5 +3,6 @@
 pub mod client;
 pub mod clock;
 pub mod process;
+pub mod projection;
 pub mod secret_store;
 pub mod server;

@@ -144,6 +144,11 @@ impl Home {
 }
 
 impl ServerProcess {
+    /// A daemon that was started by hand.
+    pub fn of(child: Child) -> Self {
+        Self { child }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -165,6 +170,14 @@ impl ServerProcess {
     pub fn terminate(mut self) -> io::Result<ExitStatus> {
         self.signal(rustix::process::Signal::TERM)?;
         self.child.wait()
+    }
+
+    /// How it ended, once it has.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
     }
 
     /// Sends it a signal.

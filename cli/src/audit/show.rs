@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::line::{Filter, Line};
+use super::line::{Filter, Line, What};
 use super::segments::Lines;
 use crate::failure::{Exit, Failure};
 use crate::output::text::{self, escape, escape_json, wrap};
@@ -128,32 +128,54 @@ fn raw(text: &[u8], output: &mut Output) -> Result<(), Failure> {
     }
 }
 
-/// One line; where the terminal is too narrow for that, one line a thing.
+/// One line; where the terminal is too narrow for that, several.
 fn for_people(line: &Line, output: &mut Output) -> Result<(), Failure> {
     let (paint, what, who) = (output.paint(), line.what(), line.who());
-    let by = if who.is_empty() { String::new() } else { format!("by {who}") };
     let (head, event) = (line.head(), format!("{:<15}", line.event()));
     let (head, event) = (escape(&head), escape(&event));
     let start = format!("{}  {}", paint.text(Tone::Faint, &head), paint.text(tone(line), &event));
+    let by = if who.is_empty() { String::new() } else { format!("by {who}") };
     let rest = format!("{}  {by}", what.in_one_line());
     let rest = escape(rest.trim_end());
-    let start_width = text::width(&head) + text::width(&event) + 2;
-    let fits = |text: &str, width| start_width + 2 + text::width(text) <= width;
-    let Some(width) = output.width().filter(|width| !fits(&rest, *width)) else {
-        return output.line(format!("{start}  {rest}"));
-    };
+    let left = |width: usize| width.saturating_sub(text::width(&head) + text::width(&event) + 4);
+    match output.width().filter(|width| text::width(&rest) > left(*width)) {
+        None => output.line(format!("{start}  {rest}")),
+        Some(width) => in_lines(&start, left(width), &what, &by, width, output),
+    }
+}
+
+/// The subject beside the start if it fits into what is `left` there, and
+/// everything else below.
+fn in_lines(
+    start: &str,
+    left: usize,
+    what: &What,
+    by: &str,
+    width: usize,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let subject = escape(&what.subject);
-    let beside = if fits(&subject, width) { &*subject } else { "" };
+    let is_beside = text::width(&subject) <= left;
+    let (beside, below) = if is_beside { (&*subject, "") } else { ("", what.subject.as_str()) };
     output.line(format!("{start}  {beside}").trim_end())?;
-    let subject = if beside.is_empty() { &what.subject } else { "" };
     let items = what.items.iter().map(String::as_str);
-    let items = [subject].into_iter().chain(items).chain([by.as_str()]);
-    for item in items.filter(|item| !item.is_empty()) {
-        for item in wrap(&escape(item), width - INDENT) {
-            output.line(format!("{}{item}", " ".repeat(INDENT)))?;
+    let items = [below].into_iter().chain(items).chain([by]).filter(|item| !item.is_empty());
+    let lines = packed(items, width - INDENT);
+    lines.iter().try_for_each(|line| output.line(format!("{}{line}", " ".repeat(INDENT))))
+}
+
+/// As many items a line as fit as a whole; a longer one is wrapped.
+fn packed<'a>(items: impl Iterator<Item = &'a str>, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for item in items.map(escape) {
+        match lines.last_mut() {
+            Some(line) if text::width(line) + 2 + text::width(&item) <= columns => {
+                line.extend(["; ", &item]);
+            }
+            _ => lines.extend(wrap(&item, columns)),
         }
     }
-    Ok(())
+    lines
 }
 
 /// Access and refusals stand out.

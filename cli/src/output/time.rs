@@ -34,7 +34,9 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
 
 /// `3m ago`, `in 42s`, or the date when it is more than 30 days away.
 pub(crate) fn relative(time: Timestamp, now: Timestamp) -> String {
-    let seconds = (now.as_millisecond() - time.as_millisecond()) / 1_000;
+    // To the nearest second: an hour that was just given is an hour.
+    let ms = now.as_millisecond() - time.as_millisecond();
+    let seconds = (ms + 500).div_euclid(1_000);
     let away = Duration::from_secs(seconds.unsigned_abs());
     match seconds {
         0 => "now".to_owned(),
@@ -103,6 +105,12 @@ mod tests {
         ] {
             assert_eq!(relative(at(1_738_368_000 + seconds), now), text);
         }
+    }
+
+    #[test]
+    fn an_hour_that_was_just_given_is_an_hour() {
+        let now = Timestamp::from_millisecond(1_738_368_000_004).unwrap();
+        assert_eq!(relative(at(1_738_371_600), now), "in 1h");
     }
 
     #[test]

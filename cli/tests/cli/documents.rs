@@ -1,6 +1,5 @@
 //! Pages that show what the program prints stay true.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -8,8 +7,9 @@ use std::process::{Command, Stdio};
 
 use tempfile::{TempDir, tempdir};
 
-use crate::sample;
+use crate::case_file::is_overwriting;
 use crate::scripted::{Play, Scripted};
+use crate::{moment, sample};
 
 #[test]
 fn the_settings_page_is_the_one_of_this_version() {
@@ -23,17 +23,17 @@ fn the_settings_page_is_the_one_of_this_version() {
     assert_eq!(String::from_utf8(page.stdout).unwrap(), committed, "{hint}");
 }
 
-/// `TRYCMD=overwrite cargo test -p key-server` takes what is printed now.
+/// `CASES=overwrite cargo test -p key-server` takes what is printed now.
 #[test]
 fn every_output_in_the_command_page_is_a_real_one() {
     let page = Path::new("../docs/cli.md");
     let committed = fs::read_to_string(page).unwrap();
     let printed = World::new().replay(&committed);
-    let overwrite = (OsString::from("TRYCMD"), OsString::from("overwrite"));
-    if without_moments(&printed) != without_moments(&committed) {
+    if moment::replace(&printed, "") != moment::replace(&committed, "") {
         assert!(
-            std::env::vars_os().any(|one| one == overwrite),
-            "docs/cli.md should be:\n{printed}"
+            is_overwriting(),
+            "docs/cli.md should be:
+{printed}"
         );
         fs::write(page, printed).unwrap();
     }
@@ -98,17 +98,4 @@ impl World {
         let printed = printed.replace(socket.to_str().unwrap(), "/tmp/keyserver.sock");
         printed.replace(self.state.path().to_str().unwrap(), "/var/lib/key-server")
     }
-}
-
-/// The text without what differs from run to run: times of day, hashes.
-fn without_moments(text: &str) -> String {
-    let words = text.split([' ', '"', '(', ')', '\n']).filter(|word| !is_moment(word));
-    words.collect::<Vec<_>>().join(" ")
-}
-
-fn is_moment(word: &str) -> bool {
-    let is_time = word.ends_with('Z') && word.contains(':') && word.len() >= "23:59:59Z".len();
-    let is_date = word.len() == "2025-01-31".len() && word.split('-').count() == 3;
-    let is_hash = matches!(word.len(), 8 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_time || is_date || is_hash
 }

@@ -35,7 +35,7 @@ async fn fifty_kills_lose_nothing_and_count_nothing_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_lose_nothing_that_only_the_kernel_has() {
     let home = home(CSV).with("KEY_SERVER_DURABILITY", "process");
-    Fleet::new(home).survive(10).await;
+    Fleet::new(home).survive(25).await;
 }
 
 /// Clients with their books, and the home of the daemon that they use.
@@ -332,7 +332,7 @@ impl Books {
     /// A whole session, or one model of it.
     fn release(&mut self, session: String) -> v1::ReleaseKeyRequest {
         let held = self.sessions[&session].held.iter().next();
-        let model = held.filter(|_| self.made % 2 == 0).map(|(model, _)| model.clone());
+        let model = held.filter(|_| self.made.is_multiple_of(2)).map(|(model, _)| model.clone());
         v1::ReleaseKeyRequest {
             session_id: session,
             model: model.unwrap_or_default(),
@@ -447,9 +447,11 @@ impl LedgerBooks {
         match event {
             Event::KeysSelected(selected) => {
                 let session = selected.session.id.to_string();
-                self.given.extend(selected.picks.iter().map(|pick| {
-                    (session.clone(), pick.model.to_string(), pick.key.to_string())
-                }));
+                self.given.extend(
+                    selected.picks.iter().map(|pick| {
+                        (session.clone(), pick.model.to_string(), pick.key.to_string())
+                    }),
+                );
             }
             Event::UsageTracked(usage) => {
                 let event = (usage.session.id.to_string(), usage.event_id.to_string());

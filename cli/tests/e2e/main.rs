@@ -1,12 +1,14 @@
 //! The real daemon in its own process, as applications, operators and
 //! accidents meet it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a test that failed")]
 
-
-
+mod callers;
+mod canary;
+mod disk_full;
 mod kill;
 mod picture;
-
-
+mod snippets;
+mod starts;
 mod support;
-
+mod wire;

@@ -53,10 +53,6 @@ impl Picture {
         }
     }
 
-    pub(crate) fn key(&self, id: &str) -> &v1::KeyStats {
-        self.keys.iter().find(|key| key.key_id == id).expect("the key is known")
-    }
-
     pub(crate) fn session(&self, owner: u32, id: &str) -> Option<&v1::SessionStats> {
         let mut sessions = self.sessions.iter();
         sessions.find(|session| session.owner_uid == owner && session.session_id == id)

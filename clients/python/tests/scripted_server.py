@@ -137,6 +137,4 @@ def refuse_with(code: grpc.StatusCode, message: str, details: Optional[bytes]) -
 
 
 def add_detail(status: Any, name: str, message: Any) -> None:
-    status.details.add(
-        type_url=f"type.googleapis.com/{name}", value=message.SerializeToString()
-    )
+    status.details.add(type_url=f"type.googleapis.com/{name}", value=message.SerializeToString())

@@ -19,7 +19,7 @@ from key_server import AsyncKeyServer, InvalidRequest, KeyClient, KeyServer
         "/run/../run/ks.sock",
     ],
 )
-def test_a_path_and_both_forms_of_address_mean_the_same(given: "str | Path") -> None:
+def test_a_path_and_both_forms_of_address_mean_the_same(given: str | Path) -> None:
     assert KeyServer(given).socket_path == "/run/ks.sock"
 
 

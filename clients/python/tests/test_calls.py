@@ -324,7 +324,7 @@ def test_what_the_wire_cannot_carry_is_named_and_not_sent(
     ("fields", "named"),
     [
         ({"outcome": "rate-limited"}, "success, rate_limited"),
-        ({"occurred_at": datetime(2030, 1, 1)}, "no time zone"),  # noqa: DTZ001
+        ({"occurred_at": datetime(2030, 1, 1)}, "no time zone"),
         ({"retry_after": float("nan")}, "retry_after is nan"),
         ({"retry_after": "1s"}, "retry_after is '1s'"),
         ({"input_tokens": 2**63}, "input_tokens is"),

@@ -33,21 +33,21 @@ from key_server import (
 Code = grpc.StatusCode
 
 TABLE = [
-    (Code.UNAUTHENTICATED, "NO_PEER_CREDENTIALS", Unidentified),
-    (Code.PERMISSION_DENIED, "UID_NOT_ALLOWED", PermissionDenied),
+    (Code.UNAUTHENTICATED, "PEER_UNKNOWN", Unidentified),
+    (Code.PERMISSION_DENIED, "OPERATORS_ONLY", PermissionDenied),
     (Code.INVALID_ARGUMENT, "INVALID_REQUEST", InvalidRequest),
     (Code.OUT_OF_RANGE, "INVALID_REQUEST", InvalidRequest),
     (Code.NOT_FOUND, "SESSION_NOT_FOUND", SessionNotFound),
     (Code.NOT_FOUND, "KEY_NOT_FOUND", KeyNotFound),
-    (Code.NOT_FOUND, "ALLOCATION_NOT_FOUND", KeyNotFound),
-    (Code.NOT_FOUND, "MODEL_NOT_FOUND", UnknownModel),
+    (Code.NOT_FOUND, "KEY_NOT_ALLOCATED", KeyNotFound),
     (Code.NOT_FOUND, "PAGE_NOT_FOUND", NotFound),
     (Code.RESOURCE_EXHAUSTED, "TOO_MANY_SESSIONS", Exhausted),
     (Code.FAILED_PRECONDITION, "SESSION_EXPIRED", SessionExpired),
     (Code.FAILED_PRECONDITION, "KEY_RETIRED", Unfit),
     (Code.ALREADY_EXISTS, "EVENT_ID_REUSED", Conflict),
+    (Code.ALREADY_EXISTS, "SESSION_OF_OTHER_USER", Conflict),
     (Code.UNAVAILABLE, "LEDGER_UNWRITABLE", Unavailable),
-    (Code.DATA_LOSS, "RECORD_CORRUPT", Corrupt),
+    (Code.DATA_LOSS, "STORE_CORRUPT", Corrupt),
     (Code.INTERNAL, "INTERNAL", InternalError),
     (Code.UNIMPLEMENTED, "", KeyServerError),
     (Code.UNKNOWN, "", KeyServerError),
@@ -120,8 +120,7 @@ def test_every_exception_can_be_pickled() -> None:
     kinds = [
         kind
         for name in key_server.__all__
-        if isinstance(kind := getattr(key_server, name), type)
-        and issubclass(kind, KeyServerError)
+        if isinstance(kind := getattr(key_server, name), type) and issubclass(kind, KeyServerError)
     ]
     assert {NoKeysAvailable, UnknownModel, TimedOut, Unavailable} <= set(kinds)
     for kind in kinds:

@@ -15,6 +15,7 @@ from scripted_server import ScriptedServer
 
 from key_server import AsyncKeyServer
 
+FORKS_ARE_MEANT = ("-W", "ignore:.*fork:DeprecationWarning")
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
 
 
@@ -23,8 +24,7 @@ def python(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a script in a fresh Python; warnings are errors there too."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore:.*fork:DeprecationWarning", "-c", script]
-        + list(arguments),
+        [sys.executable, "-W", "error", *FORKS_ARE_MEANT, "-c", script, *arguments],
         env={**os.environ, "PYTHONPATH": SOURCE, **(environment or {})},
         capture_output=True,
         text=True,

@@ -70,18 +70,17 @@ def test_keys_are_there_only_while_the_session_is_open(server: ScriptedServer) -
     session = KeyServer(server.path).session(user_id=1, models=MODELS)
     with pytest.raises(RuntimeError, match="not open"):
         _ = session.keys
-    with session:
-        with pytest.raises(KeyError):
-            session.key("openai/other")
+    with session, pytest.raises(KeyError):
+        session.key("openai/other")
     with pytest.raises(RuntimeError, match="not open"):
         _ = session.keys
 
 
 def test_an_exception_in_the_body_goes_on_after_the_release(server: ScriptedServer) -> None:
     client = KeyServer(server.path)
-    with pytest.raises(ZeroDivisionError):
-        with client.session(user_id=1, models=MODELS, session_id="mine"):
-            _ = 1 / 0
+    session = client.session(user_id=1, models=MODELS, session_id="mine")
+    with pytest.raises(ZeroDivisionError), session:
+        _ = 1 / 0
     assert released(server) == ["mine"]
 
 
@@ -199,9 +198,7 @@ def test_cancellation_during_the_selection_gives_back_what_was_selected(
     server.on("SelectKeysForSession", slow)
 
     async def use() -> None:
-        async with AsyncKeyServer(server.path).session(
-            user_id=1, models=MODELS, session_id="mine"
-        ):
+        async with AsyncKeyServer(server.path).session(user_id=1, models=MODELS, session_id="mine"):
             raise AssertionError("not reached")
 
     with pytest.raises(asyncio.TimeoutError):
@@ -210,11 +207,11 @@ def test_cancellation_during_the_selection_gives_back_what_was_selected(
 
 
 def test_a_cancelled_plain_call_is_cancelled_at_once(server: ScriptedServer) -> None:
-    server.on("Health", lambda *_: time.sleep(1))
+    server.on("Health", lambda *_: time.sleep(2))
     started = time.monotonic()
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(asyncio.wait_for(AsyncKeyServer(server.path).health_check(), timeout=0.1))
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 1.8
 
 
 def test_the_repr_of_a_session_shows_keys_masked(server: ScriptedServer) -> None:

@@ -17,7 +17,7 @@ import pytest
 from conftest import MakeClient
 from scripted_server import ScriptedServer, refuse
 
-from key_server import TimedOut, Unavailable, _status
+from key_server import TimedOut, Unavailable, _attempts, _status
 
 DYING_SERVER = """
 import os, sys
@@ -46,6 +46,16 @@ def dying(folder: Path) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout.readline() == "up\n"
         yield process
         process.kill()
+
+
+def start_after(process: subprocess.Popen[str], server: ScriptedServer) -> threading.Thread:
+    def wait_and_start() -> None:
+        process.wait()
+        server.start()
+
+    thread = threading.Thread(target=wait_and_start)
+    thread.start()
+    return thread
 
 
 def test_a_missing_socket_fails_at_once_and_says_what_to_do(
@@ -89,11 +99,11 @@ def test_a_forbidden_socket_names_the_uid(
 
 
 def test_a_slow_answer_ends_with_the_deadline(client: Any, server: ScriptedServer) -> None:
-    server.on("Health", lambda *_: time.sleep(1))
+    server.on("Health", lambda *_: time.sleep(2))
     started = time.monotonic()
     with pytest.raises(TimedOut) as caught:
         client.health_check(timeout=0.2)
-    assert 0.15 < time.monotonic() - started < 0.9
+    assert 0.15 < time.monotonic() - started < 1.9
     assert caught.value.code == "DEADLINE_EXCEEDED"
     assert len(server.seen) == 1
 
@@ -147,13 +157,16 @@ def test_a_refusal_by_the_server_is_not_repeated(client: Any, server: ScriptedSe
 
 
 def test_a_call_whose_server_dies_is_repeated_with_the_next_server(
-    make_client: MakeClient, folder: Path, dying: subprocess.Popen[str]
+    make_client: MakeClient,
+    folder: Path,
+    dying: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(_attempts, "PAUSES_SECONDS", (0.05, 2.0))  # for a busy machine
     client = make_client(folder / "ks.sock")
     assert client.health_check().ok
     with_next = ScriptedServer(folder / "ks.sock")
-    thread = threading.Thread(target=lambda: (dying.wait(), with_next.start()))
-    thread.start()
+    thread = start_after(dying, with_next)
     assert client.release_key("s").released == 2
     thread.join()
     assert len(with_next.requests("ReleaseKey")) == 1
@@ -166,8 +179,7 @@ def test_a_reload_whose_server_dies_is_not_repeated(
     client = make_client(folder / "ks.sock")
     assert client.health_check().ok
     with_next = ScriptedServer(folder / "ks.sock")
-    thread = threading.Thread(target=lambda: (dying.wait(), with_next.start()))
-    thread.start()
+    thread = start_after(dying, with_next)
     with pytest.raises(Unavailable) as caught:
         client.reload_keys()
     thread.join()

@@ -21,6 +21,8 @@ const PREFIXES: [(&str, &[&str]); 12] = [
 const OTHERS: [&str; 4] = ["deepseek", "together", "mistral", "cohere"];
 
 const REFERENCES: [&str; 7] = ["env:", "os.environ/", "${", "file:/", "vault:", "op://", "ref+"];
+/// Longer than the names of models, shorter than the keys of providers.
+const MISPLACED_BYTES_MIN: usize = 32;
 const QUOTES: [char; 7] = ['"', '\'', '`', '“', '”', '‘', '’'];
 
 /// What looks wrong about a key of this provider, in words and with a cure.
@@ -37,6 +39,12 @@ pub(super) fn doubts(provider: &str, secret: &str) -> impl Iterator<Item = Strin
 /// True when a text begins as credentials do; such a text is never quoted.
 pub(super) fn looks_secret(text: &str) -> bool {
     text.starts_with("sk-") || PREFIXES.iter().any(|(prefix, _)| text.starts_with(prefix))
+}
+
+/// True when a name can only be a credential in the wrong column: names go into
+/// the ledger. Some models have names that begin as short keys do.
+pub(super) fn is_misplaced_secret(name: &str) -> bool {
+    name.starts_with("sk-") || (looks_secret(name) && name.len() >= MISPLACED_BYTES_MIN)
 }
 
 fn foreign_prefix(provider: &str, secret: &str) -> Option<String> {

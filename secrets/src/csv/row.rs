@@ -17,6 +17,7 @@ const LABEL_CHARS_MAX: usize = 128;
 const QUOTED_CHARS_MAX: usize = 12;
 const WEIGHT_DECIMALS_MAX: usize = 3;
 const WEIGHT_DIGITS_MAX: usize = 7;
+const MISPLACED: &str = "holds a key; put it into the column api_key, and compare the header";
 
 /// What one row says of one key.
 pub(super) struct Entry {
@@ -139,6 +140,8 @@ impl<'row> Cells<'row, '_> {
             format!("is longer than {NAME_BYTES_MAX} bytes; check for a missing line end or quote")
         } else if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             format!("has white space or control characters in it; write it as in {example}")
+        } else if plausible::is_misplaced_secret(text) {
+            String::from(MISPLACED)
         } else {
             return true;
         };
@@ -253,6 +256,9 @@ fn label(text: &str) -> Result<Arc<str>, String> {
     }
     if text.chars().any(char::is_control) {
         return Err(String::from("has control characters or line ends in it; use plain text"));
+    }
+    if plausible::is_misplaced_secret(text) {
+        return Err(String::from(MISPLACED));
     }
     Ok(text.into())
 }

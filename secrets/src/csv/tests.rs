@@ -42,6 +42,23 @@ fn problems_of_rows(rows: &str) -> Vec<String> {
     problems(format!("provider,model,api_key,weight,max_holders,label\n{rows}"))
 }
 
+#[test]
+fn key_under_another_column_is_an_error_and_is_not_shown() {
+    let long = "AIzaFakeFakeFakeFakeFakeFakeFakeFakeFake";
+    let message = "holds a key; put it into the column api_key, and compare the header";
+    for (row, column) in [
+        ("openai,sk-fake-1,gpt-4o,,,", "model"),
+        ("sk-fake-1,gpt-4o,openai,,,", "provider"),
+        ("openai,gpt-4o,x,,,sk-fake-1", "label"),
+        (&format!("gemini,{long},gemini-pro,,,"), "model"),
+    ] {
+        assert_eq!(problems_of_rows(row), [format!(":2: error: {column}: {message}")]);
+    }
+    // Names that begin as keys do.
+    let names = "xai,xai-grok-3,fake-1,,,\nperplexity,pplx-70b-online,fake-2,,,pplx- one\n";
+    assert_eq!(problems_of_rows(names), Vec::<String>::new());
+}
+
 const USERS_SAMPLE: &str = "\
 provider,model,api_key
 OpenAI,gpt-4o,sk-your-openai-key

@@ -41,7 +41,15 @@ impl Sources {
     /// Adds a settings file: TOML, a name and a value a line.
     pub fn with_file(mut self, path: &Path) -> Self {
         match read_file(path) {
-            Ok(values) => self.file = Some((path.to_owned(), values)),
+            Ok(table) => {
+                let values = table.into_iter().filter_map(|(name, value)| {
+                    plain(value).map(|text| (name.clone(), text)).or_else(|| {
+                        self.problems.push(not_plain(path, &name));
+                        None
+                    })
+                });
+                self.file = Some((path.to_owned(), values.collect()));
+            }
             Err(problem) => self.problems.push(problem),
         }
         self
@@ -96,25 +104,29 @@ impl Sources {
     }
 }
 
-fn read_file(path: &Path) -> Result<BTreeMap<String, String>, Problem> {
+fn read_file(path: &Path) -> Result<toml::Table, Problem> {
     let place = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Problem::new(format!("{place} cannot be read: {error}")))?;
-    let table: toml::Table = toml::from_str(&text).map_err(|error| {
+    toml::from_str(&text).map_err(|error| {
         let what = error.message();
         let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
         Problem::new(format!("{place}, line {line}: {what}"))
-    })?;
-    table.into_iter().map(|(name, value)| Ok((name.clone(), plain(place.to_string(), &name, value)?))).collect()
+    })
 }
 
-fn plain(place: String, name: &str, value: toml::Value) -> Result<String, Problem> {
+fn plain(value: toml::Value) -> Option<String> {
     match value {
-        toml::Value::String(text) => Ok(text),
-        toml::Value::Integer(number) => Ok(number.to_string()),
-        toml::Value::Boolean(flag) => Ok(flag.to_string()),
-        _ => Err(Problem::new(format!("{place}: {name} must be a text or a whole number"))),
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
     }
+}
+
+fn not_plain(path: &Path, name: &str) -> Problem {
+    let place = path.display();
+    Problem::new(format!("{place}: {name} must be a text or a whole number"))
 }
 
 fn unknown_name(place: &str, name: &str, names: &[&str]) -> Problem {
@@ -161,13 +173,14 @@ mod tests {
     fn all_problems_are_reported_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-        std::fs::write(&path, "sesion_ttl = \"2h\"\ncooldown = 5\n").unwrap();
+        std::fs::write(&path, "sesion_ttl = \"2h\"\ncooldown = 5\nsocket = [1]\n").unwrap();
         let environment = [pair("KEY_SERVER_MODELS_MAX", "many"), pair("KEY_SERVER_DURABILITY", "yes")];
         let problems =
             resolve(&Sources::new([], environment).with_file(&path)).unwrap_err();
         let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert!(text.contains("no setting \"sesion_ttl\"; did you mean session_ttl?"), "{text}");
         assert!(text.contains("cooldown"), "{text}");
+        assert!(text.contains("socket must be a text"), "{text}");
         assert!(text.contains("KEY_SERVER_MODELS_MAX (environment) is \"many\""), "{text}");
         assert!(text.contains("one of: disk process"), "{text}");
     }

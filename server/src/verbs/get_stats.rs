@@ -41,10 +41,7 @@ impl Service {
     ) -> Result<v1::GetStatsResponse, ServiceError> {
         let view = v1::StatsView::try_from(request.view)
             .map_err(|_| ServiceError::invalid("view", "this view is not known"))?;
-        let wanted = self.wanted(caller, request)?;
-        if wanted.session.is_none() {
-            self.guard.operator(caller, "GetStats")?;
-        }
+        let wanted = self.wanted(caller, request, view)?;
         let mut response = v1::GetStatsResponse::default();
         let next = match view {
             v1::StatsView::Unspecified | v1::StatsView::Keys => {
@@ -75,6 +72,7 @@ impl Service {
         &self,
         caller: &Caller,
         request: &v1::GetStatsRequest,
+        view: v1::StatsView,
     ) -> Result<Wanted, ServiceError> {
         let guard = &self.guard;
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -87,8 +85,12 @@ impl Service {
         if session.as_ref().is_some_and(|session| !is_known(session)) {
             return Err(ServiceError::session_not_found());
         }
+        // Only a session is the caller's own; pools are everybody's.
+        if session.is_none() || view == v1::StatsView::Pools {
+            guard.operator(caller, "GetStats")?;
+        }
         let key = given(&request.key_id).map(|id| guard.key_id(&id)).transpose()?;
-        if key.is_some_and(|key| self.engine.read(|state| state.key_stats(key).is_none())) {
+        if key.is_some_and(|key| !self.is_known(key, session.as_ref())) {
             return Err(key_not_found(&request.key_id));
         }
         let model = given(&request.model).map(|name| guard.model("model", &name));
@@ -100,6 +102,16 @@ impl Service {
             session,
             rows_max: guard.page_size(request.page_size)?,
             token: request.page_token.clone(),
+        })
+    }
+
+    /// Whether there is the key, or whether the session holds or held it.
+    fn is_known(&self, key: KeyId, session: Option<&SessionRef>) -> bool {
+        self.engine.read(|state| match session {
+            None => state.key_stats(key).is_some(),
+            Some(session) => state.session_stats(session).is_some_and(|session| {
+                session.allocations.iter().any(|allocation| allocation.key == key)
+            }),
         })
     }
 

@@ -113,7 +113,11 @@ class KeyServer:
         *,
         timeout: Optional[float] = None,
     ) -> Stats:
-        """Reads one page of keys, pools or sessions, and the totals. Filters add up."""
+        """Reads one page of keys, pools or sessions, and the totals.
+
+        Filters add up; `model` is "provider/model". Without `page_size` the server's
+        default holds; `page_token` is the page before's `next_page_token`.
+        """
         call = _calls.get_stats(
             provider=provider,
             model=model,

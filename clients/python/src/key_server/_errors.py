@@ -127,7 +127,7 @@ class SessionExpired(Unfit):
 
 
 class Conflict(KeyServerError):
-    """The same event id came before with another content."""
+    """The event id came before with another content, or the session is another user's."""
 
 
 class Corrupt(KeyServerError):

@@ -1,13 +1,13 @@
 """What keeps gRPC working on both sides of a fork.
 
 Parent and child hang in gRPC, whatever the deadlines, when a process forks while a
-thread waits for an answer inside it. So a fork waits for the calls under way, each of
-which has a deadline, and new calls wait for the fork.
+thread waits for an answer inside it; the child also hangs in a module that another
+thread was importing. So a fork waits for the calls under way, each of which has a
+deadline, and new calls wait for the fork.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from types import TracebackType
@@ -20,7 +20,7 @@ SUPPORT_VARIABLE = "GRPC_ENABLE_FORK_SUPPORT"
 
 
 class _Gate:
-    """Calls pass it together, a fork alone: `with gate:` around what waits in gRPC."""
+    """Calls pass it together, a fork alone: `with gate:` around what gRPC or imports do."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -29,8 +29,9 @@ class _Gate:
 
     def __enter__(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._forking)
-            self._callers.append(threading.get_ident())
+            own = threading.get_ident()
+            self._changed.wait_for(lambda: not self._forking or own in self._callers)
+            self._callers.append(own)
 
     def __exit__(
         self,
@@ -63,18 +64,11 @@ class _Gate:
 
 gate = _Gate()
 
-
-@functools.cache
-def guard() -> None:
-    """Makes forks wait for calls; once, and after gRPC was loaded.
-
-    What is registered last is done first before a fork, and gRPC registers something too.
-    """
-    os.register_at_fork(
-        before=gate.before_fork,
-        after_in_parent=gate.after_fork_in_parent,
-        after_in_child=gate.after_fork_in_child,
-    )
+os.register_at_fork(
+    before=gate.before_fork,
+    after_in_parent=gate.after_fork_in_parent,
+    after_in_child=gate.after_fork_in_child,
+)
 
 
 def refuse_without_support(path: str) -> None:

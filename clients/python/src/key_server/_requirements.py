@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from ._fork import gate
+
 
 def load(module: str) -> ModuleType:
     """Imports a module. Errors: `ModuleNotFoundError` that says what to install."""
     try:
-        return importlib.import_module(module)
+        with gate:
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in ("grpc", "google"):
             raise ModuleNotFoundError(

@@ -30,7 +30,6 @@ from ._errors import (
     Unavailable,
     Unfit,
     Unidentified,
-    UnknownModel,
 )
 
 DETAILS = "grpc-status-details-bin"
@@ -53,9 +52,7 @@ BY_CODE: dict[str, type[KeyServerError]] = {
 # A reason that contains the word, under this code, has a class of its own.
 BY_REASON: tuple[tuple[str, str, type[KeyServerError]], ...] = (
     ("NOT_FOUND", "SESSION", SessionNotFound),
-    ("NOT_FOUND", "MODEL", UnknownModel),
     ("NOT_FOUND", "KEY", KeyNotFound),
-    ("NOT_FOUND", "ALLOCATION", KeyNotFound),
     ("FAILED_PRECONDITION", "SESSION", SessionExpired),
 )
 

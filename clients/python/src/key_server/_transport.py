@@ -119,6 +119,4 @@ def _bytes(request: Message) -> bytes:
 
 def _grpc() -> Any:
     """Gives gRPC, loaded when first needed: importing this package stays cheap."""
-    grpc = load("grpc")
-    _fork.guard()
-    return grpc
+    return load("grpc")

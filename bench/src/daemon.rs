@@ -8,7 +8,7 @@ use key_server_testkit::client::Client;
 use key_server_testkit::process::{Home, ServerProcess};
 
 use crate::clock::now;
-use crate::{Place, csv};
+use crate::{Place, csv, process};
 
 /// A start may take long where all of a large ledger is read.
 const START_MAX: Duration = Duration::from_secs(1_200);
@@ -19,6 +19,9 @@ pub(crate) struct Daemon {
     pub(crate) client: Client,
     /// From its start to its first answer.
     pub(crate) started_in: Duration,
+    /// Processor time of all its threads until then: what a machine with one
+    /// processor and nothing else to do would need.
+    pub(crate) started_cpu: Duration,
 }
 
 /// A home with so many keys in its CSV.
@@ -30,7 +33,9 @@ pub(crate) fn home(place: &Place, keys: usize) -> anyhow::Result<Home> {
 pub(crate) async fn start(home: &Home) -> anyhow::Result<Daemon> {
     let begin = now();
     let (server, client) = home.start_within(START_MAX).await?;
-    Ok(Daemon { server, client, started_in: begin.elapsed() })
+    let started_in = begin.elapsed();
+    let started_cpu = process::cpu_in_all(server.pid())?;
+    Ok(Daemon { server, client, started_in, started_cpu })
 }
 
 impl Daemon {

@@ -1,6 +1,6 @@
 //! Calls, one or many at a time, each for a session of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -39,11 +39,20 @@ pub(crate) struct Load {
 
 /// A server under load.
 pub(crate) struct Target {
-    pub(crate) socket: PathBuf,
-    pub(crate) pid: u32,
+    clients: Vec<Client>,
+    pid: u32,
 }
 
 impl Target {
+    /// The server of process `pid` that listens at `socket`.
+    pub(crate) async fn connect(socket: &Path, pid: u32) -> anyhow::Result<Self> {
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS {
+            clients.push(connect(socket).await?);
+        }
+        Ok(Self { clients, pid })
+    }
+
     /// Keeps `in_flight` calls going for `time`, after a tenth of it to warm
     /// up.
     pub(crate) async fn load(
@@ -52,10 +61,9 @@ impl Target {
         in_flight: usize,
         time: Duration,
     ) -> anyhow::Result<Load> {
-        let clients = connect_all(&self.socket, in_flight.min(CONNECTIONS)).await?;
-        run(&clients, deed, in_flight, time / 10).await?;
+        self.run(deed, in_flight, time / 10).await?;
         let (cpu, begin) = (process::cpu(self.pid)?, now());
-        let times = run(&clients, deed, in_flight, time).await?;
+        let times = self.run(deed, in_flight, time).await?;
         let elapsed = begin.elapsed().as_secs_f64();
         let cpu = process::cpu(self.pid)?.saturating_sub(cpu).as_secs_f64();
         ensure!(!times.is_empty(), "no call was answered");
@@ -65,6 +73,24 @@ impl Target {
             calls_per_second: calls / elapsed,
             cpu_us_per_call: cpu / calls * 1e6,
         })
+    }
+
+    async fn run(
+        &self,
+        deed: Deed,
+        in_flight: usize,
+        time: Duration,
+    ) -> anyhow::Result<Vec<Duration>> {
+        let end = now() + time;
+        let mut callers = JoinSet::new();
+        for client in self.clients.iter().cycle().take(in_flight) {
+            callers.spawn(call_until(end, deed, client.clone()));
+        }
+        let mut times = Vec::new();
+        while let Some(caller) = callers.join_next().await {
+            times.extend(caller??);
+        }
+        Ok(times)
     }
 }
 
@@ -100,32 +126,6 @@ impl Deed {
 fn new_session() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("bench-{:0>30}", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-async fn connect_all(socket: &Path, connections: usize) -> anyhow::Result<Vec<Client>> {
-    let mut clients = Vec::new();
-    for _ in 0..connections {
-        clients.push(connect(socket).await?);
-    }
-    Ok(clients)
-}
-
-async fn run(
-    clients: &[Client],
-    deed: Deed,
-    in_flight: usize,
-    time: Duration,
-) -> anyhow::Result<Vec<Duration>> {
-    let end = now() + time;
-    let mut callers = JoinSet::new();
-    for client in clients.iter().cycle().take(in_flight) {
-        callers.spawn(call_until(end, deed, client.clone()));
-    }
-    let mut times = Vec::new();
-    while let Some(caller) = callers.join_next().await {
-        times.extend(caller??);
-    }
-    Ok(times)
 }
 
 async fn call_until(end: Instant, deed: Deed, mut client: Client) -> anyhow::Result<Vec<Duration>> {

@@ -141,7 +141,7 @@ mod tests {
         let new = |place: usize| {
             let name = SessionRef { owner: 0, id: Arc::from(place.to_string()) };
             let at = Time::default();
-            sessions.insert(Session::new(&name, 0, at, Phase::Ended { at }))
+            sessions.insert(Session::new(&name, 0, at, Phase::Ended { at })).unwrap()
         };
         let indices = (0..count).map(new).collect();
         (sessions, indices)

@@ -3,7 +3,7 @@ use crate::key::{Key, KeyIndex};
 use crate::pool::PoolIndex;
 use crate::receipts::{Receipt, oldest_hour};
 use crate::rules::Rules;
-use crate::session::{Allocation, Session, SessionIndex};
+use crate::session::{Allocation, Phase, Session, SessionIndex};
 use crate::state::State;
 use crate::time::Time;
 
@@ -73,37 +73,34 @@ impl Restore {
     /// `Twice` when it is there already; `UnknownKey` when it names a key that
     /// is not.
     pub fn session(&mut self, row: &SessionRow) -> Result<(), RestoreError> {
-        let state = &mut self.state;
-        if state.session(&row.session).is_some() {
-            return Err(RestoreError::Twice);
-        }
-        let index = state.insert_session(&row.session, row.user, row.end);
-        if !row.ended {
-            state.open(index, row.user, row.opened, row.end);
-        }
-        self.allocate(index, row)
+        let phase = if row.ended {
+            Phase::Ended { at: row.end }
+        } else {
+            Phase::Live { deadline: row.end, second: None }
+        };
+        let mut session = Session::new(&row.session, row.user, row.opened, phase);
+        session.allocations = self.allocations(row)?;
+        self.state.restore_session(session).ok_or(RestoreError::Twice)?;
+        Ok(())
     }
 
-    fn allocate(&mut self, index: SessionIndex, row: &SessionRow) -> Result<(), RestoreError> {
-        let mut allocations = Vec::with_capacity(row.allocations.len());
+    /// What the session holds; counts it among the holders of each key once.
+    fn allocations(&mut self, row: &SessionRow) -> Result<Vec<Allocation>, RestoreError> {
+        let mut allocations: Vec<Allocation> = Vec::with_capacity(row.allocations.len());
         for allocation in &row.allocations {
             let (key, _) = self.state.key(allocation.key).ok_or(RestoreError::UnknownKey)?;
             let pool = self.state.pool_place(&allocation.model);
-            let AllocationRow { held, usage, .. } = *allocation;
-            allocations.push(Allocation { key, pool, held: held && !row.ended, usage });
+            let held = allocation.held && !row.ended;
+            let is_new_holder = held && !allocations.iter().any(|one| one.held && one.key == key);
+            self.state.keys[key.0 as usize].holders += u32::from(is_new_holder);
+            allocations.push(Allocation { key, pool, held, usage: allocation.usage });
         }
-        let mut holds: Vec<KeyIndex> =
-            allocations.iter().filter(|one| one.held).map(|one| one.key).collect();
-        holds.sort_unstable();
-        holds.dedup();
-        for key in holds {
-            self.state.keys[key.0 as usize].holders += 1;
-        }
-        if let Some(session) = self.state.sessions.get_mut(index) {
-            session.opened = row.opened;
-            session.allocations = allocations;
-        }
-        Ok(())
+        Ok(allocations)
+    }
+
+    /// Makes room for that many more sessions: only saves time.
+    pub fn reserve(&mut self, sessions: usize) {
+        self.state.sessions.reserve(sessions);
     }
 
     /// Adds the receipts of one hour; hours long past are passed over.

@@ -3,6 +3,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::deadlines::{Chain, Linked, Links};
 use crate::event::{Event, SessionExpired, SessionRef};
@@ -141,6 +142,7 @@ pub(crate) struct Sessions {
     places: Vec<Option<Session>>,
     free: Vec<SessionIndex>,
     index: HashTable<SessionIndex>,
+    /// Keyed: callers choose the ids.
     hasher: RandomState,
 }
 
@@ -160,26 +162,33 @@ impl Sessions {
         self.places.get_mut(index.place())?.as_mut()
     }
 
-    /// Adds a session that is not there yet.
-    pub(crate) fn insert(&mut self, session: Session) -> SessionIndex {
-        let hash = self.hash(session.owner, &session.id);
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.places[index.place()] = Some(session);
-                index
-            }
-            None => {
-                self.places.push(Some(session));
-                SessionIndex::at(self.places.len() - 1)
-            }
-        };
+    /// Makes room for that many more sessions.
+    pub(crate) fn reserve(&mut self, sessions: usize) {
         let Self { places, index: table, hasher, .. } = self;
-        table.insert_unique(hash, index, |index| {
-            places[index.place()]
-                .as_ref()
-                .map_or(0, |session| hash_of(hasher, session.owner, &session.id))
-        });
-        index
+        places.reserve(sessions);
+        table.reserve(sessions, |index| place_hash(hasher, places, *index));
+    }
+
+    /// Adds a session; none when it is there already.
+    pub(crate) fn insert(&mut self, session: Session) -> Option<SessionIndex> {
+        let hash = self.hash(session.owner, &session.id);
+        let Self { places, free, index: table, hasher } = self;
+        let is_same = |index: &SessionIndex| {
+            let other = places[index.place()].as_ref();
+            other.is_some_and(|other| other.owner == session.owner && other.id == session.id)
+        };
+        let Entry::Vacant(vacant) =
+            table.entry(hash, is_same, |index| place_hash(hasher, places, *index))
+        else {
+            return None;
+        };
+        let index = free.pop().unwrap_or_else(|| SessionIndex::at(places.len()));
+        vacant.insert(index);
+        match places.get_mut(index.place()) {
+            Some(place) => *place = Some(session),
+            None => places.push(Some(session)),
+        }
+        Some(index)
     }
 
     pub(crate) fn remove(&mut self, index: SessionIndex) -> Option<Session> {
@@ -220,6 +229,10 @@ impl Linked for Sessions {
             Chain::User => session.user_links.next(),
         }
     }
+}
+
+fn place_hash(hasher: &RandomState, places: &[Option<Session>], index: SessionIndex) -> u64 {
+    places[index.place()].as_ref().map_or(0, |session| hash_of(hasher, session.owner, &session.id))
 }
 
 fn hash_of(hasher: &RandomState, owner: u32, id: &str) -> u64 {

@@ -1,6 +1,8 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use crate::changes::{Journal, ReceiptRow, UsageRow};
 use crate::deadlines::{Chain, Deadlines, List, second_of};
@@ -351,11 +353,35 @@ impl State {
         at: Time,
     ) -> SessionIndex {
         let session = Session::new(name, user, at, Phase::Ended { at });
-        let index = self.sessions.insert(session);
+        let index = self
+            .sessions
+            .insert(session)
+            .expect("`State::select` looked for it and did not find it");
         self.ended.push(&mut self.sessions, index);
         self.sessions_ended += 1;
         self.user_list(user).push(index);
         index
+    }
+
+    /// Adds a session as it was; none when it is there already.
+    pub(crate) fn restore_session(&mut self, session: Session) -> Option<SessionIndex> {
+        let (user, phase) = (session.user, session.phase);
+        let index = self.sessions.insert(session)?;
+        self.user_list(user).push(index);
+        match phase {
+            Phase::Ended { .. } => {
+                self.ended.push(&mut self.sessions, index);
+                self.sessions_ended += 1;
+            }
+            Phase::Live { deadline, .. } => {
+                let kept = self.deadlines.push(&mut self.sessions, index, deadline);
+                self.sessions_live += 1;
+                if let Some(session) = self.sessions.get_mut(index) {
+                    session.phase = Phase::Live { deadline, second: kept };
+                }
+            }
+        }
+        Some(index)
     }
 
     /// Begins a period of use, in which nothing is held yet.

@@ -48,8 +48,7 @@ impl Backend {
     /// A backend that is as it should be.
     pub fn new(name: String, clock: Arc<dyn Clock>) -> Self {
         let since_ms = clock.wall_ms();
-        let status =
-            BackendStatus { state: BackendState::Ok, since_ms, last_error: String::new() };
+        let status = BackendStatus { state: BackendState::Ok, since_ms, last_error: String::new() };
         Self { name, clock, status: Mutex::new(status) }
     }
 

@@ -210,18 +210,42 @@ impl Settings {
     fn contradictions(&self) -> Vec<Problem> {
         let weights = self.rules().tiers.weights;
         let rules = [
-            (self.tier_moderate_tokens > self.tier_heavy_tokens, "tier_moderate_tokens is above tier_heavy_tokens: lower it"),
-            (weights.iter().any(|weight| *weight > 1_000), "a tier weight is above 1000: scale all four down"),
-            (weights.iter().all(|weight| *weight == 0), "every tier weight is 0: nothing could be drawn"),
+            (
+                self.tier_moderate_tokens > self.tier_heavy_tokens,
+                "tier_moderate_tokens is above tier_heavy_tokens: lower it",
+            ),
+            (
+                weights.iter().any(|weight| *weight > 1_000),
+                "a tier weight is above 1000: scale all four down",
+            ),
+            (
+                weights.iter().all(|weight| *weight == 0),
+                "every tier weight is 0: nothing could be drawn",
+            ),
             (self.cooldown > self.cooldown_max, "cooldown is longer than cooldown_max: lower it"),
-            (self.session_ttl < Duration::from_secs(1), "session_ttl is below 1s: sessions would end at once"),
-            (self.sessions_max == 0 || self.sessions_max > 100_000_000, "sessions_max must be 1 to 100000000"),
+            (
+                self.session_ttl < Duration::from_secs(1),
+                "session_ttl is below 1s: sessions would end at once",
+            ),
+            (
+                self.sessions_max == 0 || self.sessions_max > 100_000_000,
+                "sessions_max must be 1 to 100000000",
+            ),
             (self.session_allocations_max == 0, "session_allocations_max must be at least 1"),
-            (self.models_max == 0 || self.count_max == 0, "models_max and count_max must be at least 1"),
+            (
+                self.models_max == 0 || self.count_max == 0,
+                "models_max and count_max must be at least 1",
+            ),
             (self.page_size_max == 0, "page_size_max must be at least 1"),
-            (self.connections_max == 0 || self.streams_max == 0, "connections_max and streams_max must be at least 1"),
+            (
+                self.connections_max == 0 || self.streams_max == 0,
+                "connections_max and streams_max must be at least 1",
+            ),
             (self.message_bytes_max < 1_024, "message_bytes_max must be at least 1024"),
-            (self.ledger_segment_bytes_max < 65_536, "ledger_segment_bytes_max must be at least 65536"),
+            (
+                self.ledger_segment_bytes_max < 65_536,
+                "ledger_segment_bytes_max must be at least 65536",
+            ),
         ];
         let wrong = rules.into_iter().filter(|(is_wrong, _)| *is_wrong);
         wrong.map(|(_, message)| Problem::new(message.to_owned())).collect()

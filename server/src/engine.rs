@@ -50,8 +50,7 @@ struct Inner {
 }
 
 /// What a call came to: the verb's own answer, or the engine's error.
-pub type Submitted<C> =
-    Result<Result<<C as Decide>::Reply, <C as Decide>::Refusal>, ServiceError>;
+pub type Submitted<C> = Result<Result<<C as Decide>::Reply, <C as Decide>::Refusal>, ServiceError>;
 
 /// Everything that a projection is to learn, and where the ledger stood.
 pub struct Extract {
@@ -409,8 +408,7 @@ fn failed(error: &AppendError) -> ServiceError {
 
 fn unwritable(error: impl std::fmt::Display) -> ServiceError {
     let message = format!("the call could not be recorded, so nothing was done: {error}");
-    ServiceError::new(ErrorKind::Unavailable, "LEDGER_UNWRITABLE", message)
-        .retry_after(RETRY_AFTER)
+    ServiceError::new(ErrorKind::Unavailable, "LEDGER_UNWRITABLE", message).retry_after(RETRY_AFTER)
 }
 
 /// Seeds for draws, from the kernel, a page at a time.

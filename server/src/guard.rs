@@ -184,7 +184,9 @@ impl Guard {
             cached_input: self.tokens_of("cached_input_tokens", cached)?,
         };
         if tokens.cached_input > tokens.input {
-            let message = format!("cached_input_tokens is {cached}; it is a part of input_tokens ({input}) and cannot be more");
+            let message = format!(
+                "cached_input_tokens is {cached}; it is a part of input_tokens ({input}) and cannot be more"
+            );
             return Err(ServiceError::invalid("cached_input_tokens", message));
         }
         Ok(tokens)

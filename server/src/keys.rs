@@ -98,7 +98,8 @@ pub enum KeysError {
 impl Keys {
     /// Nothing is loaded yet: see [`Keys::start`].
     pub fn new(engine: Arc<Engine>, store: Arc<dyn SecretStore>, csv: Csv) -> Self {
-        let backend = Backend::new(format!("secrets ({})", store.name()), Arc::clone(&engine.clock));
+        let backend =
+            Backend::new(format!("secrets ({})", store.name()), Arc::clone(&engine.clock));
         Self {
             engine,
             store,
@@ -294,7 +295,8 @@ impl Keys {
         match self.engine.ledger().condition() {
             key_server_ledger::Condition::Writable => Ok(()),
             key_server_ledger::Condition::Refusing { error, .. } => {
-                let message = format!("the ledger cannot be written, so no keys are changed: {error}");
+                let message =
+                    format!("the ledger cannot be written, so no keys are changed: {error}");
                 let error = ServiceError::new(ErrorKind::Unavailable, "LEDGER_UNWRITABLE", message);
                 Err(error.retry_after(RETRY_AFTER))
             }

@@ -114,9 +114,9 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         tracing::warn!("the ledger ended in the middle of a write; it was cut: {cut:?}");
     }
     let timeline = parts.state_dir.path().join("timeline");
-    let clock = parts.clock.unwrap_or_else(|| {
-        Arc::new(SystemClock::open(&timeline, opened.last_at.max(state.now())))
-    });
+    let clock = parts
+        .clock
+        .unwrap_or_else(|| Arc::new(SystemClock::open(&timeline, opened.last_at.max(state.now()))));
     let engine = Arc::new(Engine::new((ledger, state), rules, Arc::clone(&clock)));
     note_start(&engine, settings.durability).await?;
     let projector = Arc::new(Projector::new(Arc::clone(&engine), projection));

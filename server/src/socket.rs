@@ -137,9 +137,7 @@ fn holder(stream: &UnixStream) -> String {
 /// Any [`SocketError`].
 pub fn listen(path: &Path, mode: u32) -> Result<(Socket, UnixListener), SocketError> {
     check(path)?;
-    let io_error = |doing| {
-        move |source| SocketError::Io { doing, path: path.to_owned(), source }
-    };
+    let io_error = |doing| move |source| SocketError::Io { doing, path: path.to_owned(), source };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(io_error("remove the dead socket")(error));

@@ -56,7 +56,11 @@ impl StateDir {
             let path = path.to_owned();
             move |source| StateDirError::Io { doing, path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make", path))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io_error("make", path))?;
         let metadata = path.metadata().map_err(io_error("look at", path))?;
         let mode = metadata.mode() & 0o777;
         if mode & 0o077 != 0 {

@@ -65,7 +65,11 @@ fn select_time(keys: usize) -> Duration {
 fn session_memory_elsewhere() -> anyhow::Result<f64> {
     let mut command = Command::new(std::env::current_exe()?);
     let output = command.args(["--role", "session-memory"]).stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "the process that measures memory ended with {}", output.status);
+    ensure!(
+        output.status.success(),
+        "the process that measures memory ended with {}",
+        output.status
+    );
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
@@ -75,7 +79,8 @@ fn session_memory_elsewhere() -> anyhow::Result<f64> {
 /// # Panics
 /// When the kernel does not tell.
 pub(crate) fn session_memory() -> f64 {
-    let resident = || process::memory(std::process::id()).map_or(f64::NAN, |memory| memory.resident);
+    let resident =
+        || process::memory(std::process::id()).map_or(f64::NAN, |memory| memory.resident);
     let mut node = Node::with_keys(1_000);
     let before = resident();
     for number in 0..SESSIONS {
@@ -148,5 +153,10 @@ fn session(number: usize) -> SessionRef {
 }
 
 fn select(number: usize) -> Select {
-    Select { session: session(number), user: (number % 1_000) as i32, models: vec![model()], count: 1 }
+    Select {
+        session: session(number),
+        user: (number % 1_000) as i32,
+        models: vec![model()],
+        count: 1,
+    }
 }

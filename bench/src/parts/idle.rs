@@ -16,9 +16,8 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     let imported = idle(daemon::start(&home).await?, "after the import").await?;
     let restarted = idle(daemon::start(&home).await?, "after a restart").await?;
     let memory = imported.memory;
-    let show = |memory: process::Memory| {
-        format!("{:.1} MiB of it anonymous", memory.anonymous / MIB)
-    };
+    let show =
+        |memory: process::Memory| format!("{:.1} MiB of it anonymous", memory.anonymous / MIB);
     Ok(vec![
         Row {
             what: "idle with 1,000 keys: resident memory",

@@ -7,8 +7,8 @@ use crate::load::{Deed, Target};
 use crate::row::{Goal, Row, Unit};
 use crate::{Place, daemon, output};
 
-const ROUNDS: usize = 9;
-const ROUND: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 60;
+const ROUND: Duration = Duration::from_millis(250);
 const LARGE: usize = 100_000;
 const SMALL: usize = 10;
 
@@ -17,14 +17,15 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     let small_home = daemon::home(place, SMALL)?;
     let large_daemon = daemon::start(&large_home).await?;
     let small_daemon = daemon::start(&small_home).await?;
-    let large = Target { socket: large_home.socket(), pid: large_daemon.server.pid() };
-    let small = Target { socket: small_home.socket(), pid: small_daemon.server.pid() };
+    let large = Target::connect(&large_home.socket(), large_daemon.server.pid()).await?;
+    let small = Target::connect(&small_home.socket(), small_daemon.server.pid()).await?;
+    output::progress(&format!("  {ROUNDS} rounds"));
     let mut rounds = Vec::new();
-    for number in 1..=ROUNDS {
-        output::progress(&format!("  round {number} of {ROUNDS}"));
+    for _ in 0..ROUNDS {
         let large = large.load(Deed::Select, 1, ROUND).await?.p50_ms;
         rounds.push((large, small.load(Deed::Select, 1, ROUND).await?.p50_ms));
     }
+    drop((large, small));
     large_daemon.stop()?;
     small_daemon.stop()?;
     let compared = compare(&rounds);

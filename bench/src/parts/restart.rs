@@ -19,6 +19,8 @@ const GIB: f64 = 1_073_741_824.0;
 /// One start, and what the daemon had become by then.
 struct Start {
     seconds: f64,
+    /// Processor time of all threads.
+    cpu_seconds: f64,
     memory: process::Memory,
     /// How long it took to stop.
     stopped_in: Duration,
@@ -60,8 +62,9 @@ async fn start(home: &Home) -> anyhow::Result<Start> {
     let mut daemon = daemon::start(home).await?;
     check(&mut daemon).await?;
     let (seconds, pid) = (daemon.started_in.as_secs_f64(), daemon.server.pid());
+    let cpu_seconds = daemon.started_cpu.as_secs_f64();
     let memory = process::memory(pid)?;
-    Ok(Start { seconds, memory, stopped_in: daemon.stop()? })
+    Ok(Start { seconds, cpu_seconds, memory, stopped_in: daemon.stop()? })
 }
 
 /// A start after a kill; what the kill left to be read is in the ledger only.
@@ -94,6 +97,7 @@ fn sizes(state: &Path) -> anyhow::Result<String> {
 fn rows(rebuild: &Start, restarts: &[Start], killed: &Start, sizes: &str) -> Vec<Row> {
     let seconds: Vec<f64> = restarts.iter().map(|start| start.seconds).collect();
     let best = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    let cpu = median(&restarts.iter().map(|start| start.cpu_seconds).collect::<Vec<_>>());
     let resident = median(&restarts.iter().map(|start| start.memory.resident).collect::<Vec<_>>());
     vec![
         Row {
@@ -102,8 +106,7 @@ fn rows(rebuild: &Start, restarts: &[Start], killed: &Start, sizes: &str) -> Vec
             measured: median(&seconds),
             unit: Unit::Seconds,
             details: format!(
-                "best of {}: {best:.2} s; {:.2} GiB resident; {sizes}",
-                seconds.len(),
+                "best of {ROUNDS}: {best:.2} s; processor time {cpu:.2} s; {:.2} GiB resident; {sizes}",
                 resident / GIB
             ),
         },

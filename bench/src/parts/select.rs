@@ -9,8 +9,9 @@ use crate::load::{Deed, Load, Target};
 use crate::row::{Goal, Row, Unit};
 use crate::{Place, daemon, output};
 
-const ROUNDS: usize = 7;
-const ROUND: Duration = Duration::from_secs(2);
+/// Many short rounds: what else happens on the machine then meets both sides.
+const ROUNDS: usize = 60;
+const ROUND: Duration = Duration::from_millis(250);
 const IN_FLIGHT: usize = 64;
 const KEYS: usize = 1_000;
 
@@ -38,12 +39,13 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     let in_memory = FloorProcess::start(&beside("memory"), Durability::None).await?;
     let daemon = daemon::start(&home).await?;
     let turns = Turns {
-        floor: Target { socket: floor.socket(), pid: floor.pid() },
-        ours: Target { socket: home.socket(), pid: daemon.server.pid() },
-        floor_in_memory: Target { socket: in_memory.socket(), pid: in_memory.pid() },
+        floor: Target::connect(&floor.socket(), floor.pid()).await?,
+        ours: Target::connect(&home.socket(), daemon.server.pid()).await?,
+        floor_in_memory: Target::connect(&in_memory.socket(), in_memory.pid()).await?,
     };
     let one = turns.rounds(1).await?;
     let many = turns.rounds(IN_FLIGHT).await?;
+    drop(turns);
     daemon.stop()?;
     Ok(latency_rows(&one).into_iter().chain(throughput_rows(&many)).collect())
 }
@@ -51,8 +53,8 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
 impl Turns {
     async fn rounds(&self, in_flight: usize) -> anyhow::Result<Vec<Round>> {
         let mut rounds = Vec::new();
-        for number in 1..=ROUNDS {
-            output::progress(&format!("  {in_flight} in flight, round {number} of {ROUNDS}"));
+        output::progress(&format!("  {in_flight} in flight, {ROUNDS} rounds"));
+        for _ in 0..ROUNDS {
             rounds.push(Round {
                 floor: self.floor.load(Deed::Select, in_flight, ROUND).await?,
                 ours: self.ours.load(Deed::Select, in_flight, ROUND).await?,
@@ -120,11 +122,7 @@ fn throughput_rows(rounds: &[Round]) -> [Row; 3] {
     ]
 }
 
-fn against_floor(
-    rounds: &[Round],
-    ours: fn(&Round) -> Load,
-    figure: fn(&Load) -> f64,
-) -> Compared {
+fn against_floor(rounds: &[Round], ours: fn(&Round) -> Load, figure: fn(&Load) -> f64) -> Compared {
     let pairs = rounds.iter().map(|round| (figure(&ours(round)), figure(&round.floor)));
     compare(&pairs.collect::<Vec<_>>())
 }

@@ -24,22 +24,21 @@ async fn a_full_disk_refuses_calls_and_service_resumes_by_itself() {
     let home = home(CSV).with("KEY_SERVER_LOG_LEVEL", "debug");
     let name = "a_full_disk_refuses_calls_and_service_resumes_by_itself";
     let Some(disk) = SmallDisk::mount(&home.state(), name) else { return };
-    let mut fault = Fault::begin(home).await;
+    let mut fault = Fault::begin(&home).await;
     disk.fill();
     fault.until_refused().await;
     fault.check(FULL).await;
     disk.make_room();
     fault.until_resumed().await;
     fault.end().await;
-    drop(disk);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_made_immutable_refuses_calls_until_it_can_be_written() {
     let home = home(CSV).with("KEY_SERVER_LOG_LEVEL", "debug");
     let name = "a_ledger_that_is_made_immutable_refuses_calls_until_it_can_be_written";
-    let mut fault = Fault::begin(home).await;
-    let segment = fault.home.state().join("ledger/00000000000000000001.jsonl");
+    let mut fault = Fault::begin(&home).await;
+    let segment = home.state().join("ledger/00000000000000000001.jsonl");
     let Some(immutable) = Immutable::make(&segment, name) else { return };
     fault.until_refused().await;
     fault.check("Operation not permitted").await;
@@ -71,7 +70,6 @@ async fn a_read_only_state_directory_stops_the_start_until_it_can_be_written() {
     let again = selected(&mut client, select("s1", &[OPENAI], 2)).await;
     assert_eq!(key_ids(&again), key_ids(&keys));
     drop(server);
-    drop(disk);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +86,6 @@ async fn a_start_on_a_full_disk_says_what_is_full_and_a_later_one_works() {
     let (server, mut client) = home.start().await.expect("it starts");
     selected(&mut client, select("s1", &[OPENAI], 2)).await;
     drop(server);
-    drop(disk);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +110,6 @@ async fn a_log_on_a_full_disk_does_not_hurt() {
     })
     .await;
     assert!(server.terminate().expect("it runs").success());
-    drop(disk);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,8 +146,8 @@ async fn serve_everything(client: &mut Client, session: &str) {
 }
 
 /// A daemon whose ledger will not be writable, and what it had acknowledged.
-struct Fault {
-    home: Home,
+struct Fault<'home> {
+    home: &'home Home,
     server: ServerProcess,
     client: Client,
     keys: Vec<v1::SelectedKey>,
@@ -161,8 +157,8 @@ struct Fault {
     squeezed_in: i64,
 }
 
-impl Fault {
-    async fn begin(home: Home) -> Self {
+impl<'home> Fault<'home> {
+    async fn begin(home: &'home Home) -> Self {
         let (server, mut client) = home.start().await.expect("it starts");
         let keys = selected(&mut client, select("early", &[OPENAI], 2)).await;
         client.track_usage(report("early", &keys[0], "e0")).await.expect("it is counted");
@@ -265,8 +261,8 @@ impl Fault {
         let now = picture(&mut self.client).await;
         let requests = now.keys.iter().map(|key| key.lifetime.expect("it is there").requests);
         assert_eq!(requests.sum::<i64>(), 2 + self.squeezed_in);
-        verify(&self.home);
-        let records = records(&self.home);
+        verify(self.home);
+        let records = records(self.home);
         let resumed = records.iter().rfind(|record| record["event"] == "ledger.resumed");
         let refused = resumed.expect("it is on record")["refused_count"].as_u64();
         assert!(refused >= Some(1), "{resumed:?}");
@@ -274,7 +270,7 @@ impl Fault {
         let (server, mut client) = self.home.start().await.expect("it starts");
         assert_eq!(picture(&mut client).await, now);
         assert!(server.terminate().expect("it runs").success());
-        verify(&self.home);
+        verify(self.home);
     }
 }
 
@@ -286,7 +282,8 @@ fn assert_refused(status: &Status) {
     assert!(!format!("{status:?}").contains("fake"), "{status:?}");
 }
 
-/// A file system of 4 MiB in memory; gone when dropped.
+/// A file system of 4 MiB in memory; gone when dropped, so that the home that
+/// it is mounted in can be removed after it.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {

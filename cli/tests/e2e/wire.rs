@@ -229,7 +229,7 @@ async fn a_stopping_daemon_is_not_serving_and_a_second_signal_ends_it_at_once() 
     let (_health, mut watch) = watching(&home.socket()).await;
     server.signal(Signal::TERM).unwrap();
     assert_eq!(next_status(&mut watch).await, ServingStatus::NotServing);
-    assert!(!home.socket().exists(), "nobody can come any more");
+    until("nobody can come any more", async || (!home.socket().exists()).then_some(())).await;
     server.signal(Signal::TERM).unwrap();
     assert_eq!(exit_code(server).await, Some(1));
     assert!(home.words().contains("stopped at once by a second signal"), "{}", home.words());

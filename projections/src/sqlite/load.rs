@@ -12,6 +12,9 @@ use crate::sqlite::receipts::ReceiptsByHour;
 use crate::sqlite::session_rows::Names;
 use crate::sqlite::{key, model, receipts, session_rows};
 
+/// Sessions that room is made for at once.
+const SESSIONS_RESERVED_MAX: usize = 4_000_000;
+
 /// The state up to the mark; none when nothing was ever written.
 ///
 /// Receipts, most of the bytes, are read beside the sessions by a thread of
@@ -22,7 +25,10 @@ pub(crate) fn load(
     rules: Rules,
 ) -> Result<Option<(Mark, State)>, Fault> {
     let Some((mark, counts)) = mark::read(connection)? else { return Ok(None) };
+    // The count is only what the file says: believed up to a point.
+    let sessions = usize::try_from(counts.sessions).unwrap_or(0).min(SESSIONS_RESERVED_MAX);
     let mut restore = Restore::new(rules, mark.at);
+    restore.reserve(sessions);
     thread::scope(|scope| {
         let receipts = scope.spawn(|| receipts::read(&open_reader(path)?, counts.receipts));
         let restored = restore_sessions(connection, counts, &mut restore);

@@ -157,11 +157,15 @@ mod tests {
         let path = dir.path().join("config.toml");
         std::fs::write(&path, "session_ttl = \"2h\"\nmodels_max = 3\ncount_max = 4\n").unwrap();
         let flags = [pair("session_ttl", "4h")];
-        let environment = [pair("KEY_SERVER_SESSION_TTL", "3h"), pair("KEY_SERVER_MODELS_MAX", "5")];
+        let environment =
+            [pair("KEY_SERVER_SESSION_TTL", "3h"), pair("KEY_SERVER_MODELS_MAX", "5")];
         let (settings, shown) =
             resolve(&Sources::new(flags, environment).with_file(&path)).unwrap();
         assert_eq!(settings.session_ttl.as_secs(), 4 * 3_600);
-        assert_eq!((settings.models_max, settings.count_max, settings.page_size_max), (5, 4, 1_000));
+        assert_eq!(
+            (settings.models_max, settings.count_max, settings.page_size_max),
+            (5, 4, 1_000)
+        );
         let origin = |name| shown.iter().find(|one| one.name == name).unwrap().origin.clone();
         assert_eq!(origin("session_ttl"), Origin::Flag);
         assert_eq!(origin("models_max"), Origin::Environment);
@@ -174,9 +178,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         std::fs::write(&path, "sesion_ttl = \"2h\"\ncooldown = 5\nsocket = [1]\n").unwrap();
-        let environment = [pair("KEY_SERVER_MODELS_MAX", "many"), pair("KEY_SERVER_DURABILITY", "yes")];
-        let problems =
-            resolve(&Sources::new([], environment).with_file(&path)).unwrap_err();
+        let environment =
+            [pair("KEY_SERVER_MODELS_MAX", "many"), pair("KEY_SERVER_DURABILITY", "yes")];
+        let problems = resolve(&Sources::new([], environment).with_file(&path)).unwrap_err();
         let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert!(text.contains("no setting \"sesion_ttl\"; did you mean session_ttl?"), "{text}");
         assert!(text.contains("cooldown"), "{text}");
@@ -202,6 +206,9 @@ mod tests {
     fn unknown_variables_get_a_hint() {
         let sources = Sources::new([], [pair("KEY_SERVER_SESION_TTL", "1h")]);
         let unknown = sources.unknown_variables(super::super::VARIABLES);
-        assert_eq!(unknown, ["KEY_SERVER_SESION_TTL sets nothing; did you mean KEY_SERVER_SESSION_TTL?"]);
+        assert_eq!(
+            unknown,
+            ["KEY_SERVER_SESION_TTL sets nothing; did you mean KEY_SERVER_SESSION_TTL?"]
+        );
     }
 }

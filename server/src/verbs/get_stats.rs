@@ -79,9 +79,8 @@ impl Service {
         let session = given(&request.session_id);
         let session = session.map(|id| guard.session(caller, &id, request.owner_uid));
         let session = session.transpose()?;
-        let is_known = |session: &SessionRef| {
-            self.engine.read(|state| state.session_stats(session).is_some())
-        };
+        let is_known =
+            |session: &SessionRef| self.engine.read(|state| state.session_stats(session).is_some());
         if session.as_ref().is_some_and(|session| !is_known(session)) {
             return Err(ServiceError::session_not_found());
         }

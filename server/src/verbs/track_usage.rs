@@ -65,16 +65,11 @@ fn outcome(number: i32) -> Result<Outcome, ServiceError> {
         Ok(v1::Outcome::AuthFailed) => Ok(Outcome::AuthFailed),
         Ok(v1::Outcome::ProviderError) => Ok(Outcome::ProviderError),
         Ok(v1::Outcome::Cancelled) => Ok(Outcome::Cancelled),
-        Err(_) => {
-            Err(ServiceError::invalid("outcome", format!("outcome {number} is not known")))
-        }
+        Err(_) => Err(ServiceError::invalid("outcome", format!("outcome {number} is not known"))),
     }
 }
 
-fn refusal_error(
-    refusal: TrackUsageRefusal,
-    request: &v1::TrackUsageRequest,
-) -> ServiceError {
+fn refusal_error(refusal: TrackUsageRefusal, request: &v1::TrackUsageRequest) -> ServiceError {
     match refusal {
         TrackUsageRefusal::UnknownSession => ServiceError::session_not_found(),
         TrackUsageRefusal::NotAllocated => ServiceError::new(

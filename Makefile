@@ -7,6 +7,8 @@ VENV := .venv
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/release/key-server
+# Python that is not in the package; relative to clients/python.
+PYTHON_ELSEWHERE := ../../backend ../../server/key_server
 TEST_BIN := $(TARGET)/debug/key-server
 
 .PHONY: help run test check lint arrows bench clean
@@ -30,8 +32,11 @@ lint: $(VENV)/.dev ## Formatting, lints, licences, sources, generated files
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo deny --locked check bans licenses sources
 	cargo run -q --locked --bin key-server -- config reference | diff -u docs/settings.md -
-	PATH="$(abspath $(VENV))/bin:$$PATH" clients/python/generate.sh --check
-	cd clients/python && ../../$(VENV)/bin/python -m ruff check . && ../../$(VENV)/bin/python -m ruff format --check . && ../../$(VENV)/bin/python -m mypy
+	PYTHON="$(abspath $(VENV))/bin/python" clients/python/generate.sh --check
+	cd clients/python && export PATH="$(abspath $(VENV))/bin:$$PATH" && mypy \
+	    && ruff check . && ruff format --check . \
+	    && ruff check --config pyproject.toml $(PYTHON_ELSEWHERE) \
+	    && ruff format --check --config pyproject.toml $(PYTHON_ELSEWHERE) ../../examples
 
 bench: ## Measure against the floors (see bench/README.md)
 	cargo run --release --locked -p key-server-bench

@@ -2,6 +2,7 @@
 it left behind. `make run` calls it; it serves until Ctrl-C."""
 
 import asyncio
+import csv
 import os
 import subprocess
 import sys
@@ -19,15 +20,15 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> int:
     environment = dict(os.environ, KEY_SERVER_SOCKET=SOCKET)
-    csv = users_csv()
-    if csv is None:
+    keys = users_csv()
+    if keys is None:
         # Fake keys never meet real ones: they get a state directory of their own.
         state = ROOT / ".run" / "state"
         print(f"no api_keys.csv here: using {SAMPLE.relative_to(ROOT)} (fake keys), state in .run/")
         environment.update(KEY_CONFIG_FILE=str(SAMPLE), KEY_SERVER_STATE_DIR=str(state))
     else:
-        print(f"using {csv}")
-        environment.update(KEY_CONFIG_FILE=str(csv))
+        print(f"using {keys}")
+        environment.update(KEY_CONFIG_FILE=str(keys))
     server = subprocess.Popen(
         [sys.executable, "-m", "key_server"], cwd=ROOT / "server", env=environment
     )
@@ -35,7 +36,9 @@ def main() -> int:
         if not answers(server):
             return server.wait() or 1
         show(environment)
-        print(f"\nserving on {SOCKET}; the log is server/logs/keyserver.log; Ctrl-C stops", flush=True)
+        print(
+            f"\nserving on {SOCKET}; the log is server/logs/keyserver.log; Ctrl-C stops", flush=True
+        )
         return server.wait()
     except KeyboardInterrupt:
         return server.wait()
@@ -51,7 +54,7 @@ def users_csv() -> Optional[Path]:
     return next((place.resolve() for place in places if place.exists()), None)
 
 
-def answers(server: "subprocess.Popen[bytes]") -> bool:
+def answers(server: subprocess.Popen[bytes]) -> bool:
     """Waits until the server answers; false when it ended."""
     command = [BINARY, "health", "--socket", SOCKET]
     while server.poll() is None:
@@ -61,7 +64,7 @@ def answers(server: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
-def show(environment: "dict[str, str]") -> None:
+def show(environment: dict[str, str]) -> None:
     heading("a selection, as an application makes it")
     asyncio.run(select(environment))
     for title, arguments in [
@@ -73,7 +76,7 @@ def show(environment: "dict[str, str]") -> None:
         subprocess.run([BINARY, *arguments], env=environment, check=False)
 
 
-async def select(environment: "dict[str, str]") -> None:
+async def select(environment: dict[str, str]) -> None:
     from backend.shared.clients.key_client import KeyClient
 
     client = KeyClient(SOCKET)
@@ -86,21 +89,22 @@ async def select(environment: "dict[str, str]") -> None:
     for key in keys:
         print(key)
     await client.track_usage(
-        session_id="session_123", key_id=keys[0].key_id, model=f"{keys[0].provider}/{keys[0].model}",
-        input_tokens=1200, output_tokens=340,
+        session_id="session_123",
+        key_id=keys[0].key_id,
+        model=f"{keys[0].provider}/{keys[0].model}",
+        input_tokens=1200,
+        output_tokens=340,
     )
     released = await client.release_key("session_123")
     print("released:", released)
     await client.aclose()
 
 
-def models(csv: Path) -> "list[str]":
+def models(path: Path) -> list[str]:
     """The first two models of the CSV."""
-    import csv as csv_module
-
-    found: "list[str]" = []
-    with csv.open(newline="", encoding="utf-8-sig") as rows:
-        for row in csv_module.DictReader(rows):
+    found: list[str] = []
+    with path.open(newline="", encoding="utf-8-sig") as rows:
+        for row in csv.DictReader(rows):
             name = f"{row['provider'].strip().lower()}/{row['model'].strip()}"
             if name not in found:
                 found.append(name)

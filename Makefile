@@ -38,8 +38,9 @@ lint: $(VENV)/.dev ## Formatting, lints, licences, sources, generated files
 	    && ruff check --config pyproject.toml $(PYTHON_ELSEWHERE) \
 	    && ruff format --check --config pyproject.toml $(PYTHON_ELSEWHERE) ../../examples
 
-bench: ## Measure against the floors (see bench/README.md)
-	cargo run --release --locked -p key-server-bench
+bench: ## Measure against the floors; single parts: make bench PARTS="select start"
+	cargo build --release --locked --bin key-server --bin key-server-bench
+	$(TARGET)/release/key-server-bench $(PARTS)
 
 clean: ## Remove what was built
 	cargo clean

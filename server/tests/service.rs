@@ -397,6 +397,7 @@ async fn statistics_come_in_pages_and_by_filter() {
         EmbeddedHome::new(&format!("provider,model,api_key\n{rows}XAI,grok,xai-fake\n"), &[]);
     let mut server = home.start().await;
     let keys = ok_select(&mut server, select("s1", &["openai/gpt-4o"], 2)).await;
+    let both = |key_id, user_id| v1::GetStatsRequest { key_id, user_id, ..Default::default() };
     let mut seen = Vec::new();
     let mut request =
         v1::GetStatsRequest { page_size: 10, provider: "OpenAI".into(), ..Default::default() };
@@ -410,12 +411,16 @@ async fn statistics_come_in_pages_and_by_filter() {
         request.page_token = page.next_page_token;
     }
     assert_eq!((seen.len(), seen.iter().collect::<HashSet<_>>().len()), (25, 25));
+    let unheld = seen.iter().find(|id| keys.iter().all(|key| key.key_id != **id)).unwrap();
     for (request, count) in [
         (v1::GetStatsRequest { model: "xai/grok".into(), ..Default::default() }, 1),
         (v1::GetStatsRequest { user_id: Some(456), ..Default::default() }, 2),
         (v1::GetStatsRequest { user_id: Some(0), ..Default::default() }, 0),
         (v1::GetStatsRequest { session_id: "s1".into(), ..Default::default() }, 2),
         (v1::GetStatsRequest { key_id: keys[0].key_id.clone(), ..Default::default() }, 1),
+        (both(keys[0].key_id.clone(), Some(456)), 1),
+        (both(keys[0].key_id.clone(), Some(7)), 0),
+        (both(unheld.clone(), Some(456)), 0),
     ] {
         let page = server.client.get_stats(request.clone()).await.unwrap().into_inner();
         assert_eq!(page.keys.len(), count, "{request:?}");

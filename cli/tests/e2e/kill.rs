@@ -22,8 +22,10 @@ use crate::support::{
 };
 
 const CLIENTS: usize = 6;
-/// A round ends after so many answers at most.
+/// A kill waits for so many answers at most.
 const ANSWERS_MAX: usize = 90;
+/// Acknowledged reports that a client makes again after a restart.
+const REPEATS_COUNT: usize = 5;
 const MODELS: [&str; 3] = [OPENAI, ANTHROPIC, DEEPSEEK];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +54,7 @@ impl Fleet {
 
     async fn survive(mut self, rounds: usize) {
         for round in 0..rounds {
-            self.work_until_killed().await;
+            self.work_until_killed(round % 2 == 1).await;
             self.check_ledger();
             if round % 5 == 1 {
                 kill_while_starting(&self.home).await;
@@ -68,7 +70,9 @@ impl Fleet {
         self.end_well().await;
     }
 
-    async fn work_until_killed(&mut self) {
+    /// A kill soon after the start finds the local database behind; `is_late`
+    /// waits until it was written under load.
+    async fn work_until_killed(&mut self, is_late: bool) {
         let (server, mut client) = self.home.start().await.expect("it starts");
         self.settle(&mut client).await;
         let answers = Answers::new(1 + self.random.below(ANSWERS_MAX));
@@ -78,10 +82,20 @@ impl Fleet {
             workers.push(spawn(books.work(client, Arc::clone(&answers))));
         }
         within("the answers of a round", answers.done.notified()).await;
+        if is_late {
+            self.database_is_written().await;
+        }
         server.kill().expect("it runs");
         for worker in workers {
             self.books.push(within("a client", worker).await.expect("it keeps its books"));
         }
+    }
+
+    async fn database_is_written(&self) {
+        let log = self.home.state().join("state.sqlite-wal");
+        let written = || log.metadata().and_then(|log| log.modified()).ok();
+        let before = written();
+        until("the database is written", async || (written() != before).then_some(())).await;
     }
 
     /// Every call without an answer is made again; then the books are complete
@@ -89,6 +103,7 @@ impl Fleet {
     async fn settle(&mut self, client: &mut Client) {
         for books in &mut self.books {
             assert!(books.unanswered.is_none() || books.answer(client, true).await);
+            books.repeat_reports(client).await;
         }
         self.check(&picture(client).await);
     }
@@ -363,6 +378,15 @@ impl Books {
         }
         self.unanswered = None;
         true
+    }
+
+    /// Makes some acknowledged reports again: they count once.
+    async fn repeat_reports(&mut self, client: &mut Client) {
+        for _ in 0..REPEATS_COUNT.min(self.reported.len()) {
+            let report = self.reported[self.random.below(self.reported.len())].clone();
+            let reply = client.track_usage(report).await.expect("it is known");
+            assert!(reply.into_inner().success);
+        }
     }
 
     fn selected(

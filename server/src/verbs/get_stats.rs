@@ -163,15 +163,20 @@ impl Service {
 
 impl Wanted {
     fn keys(&self, state: &State) -> Result<Page<KeyStats>, ServiceError> {
-        if let Some(key) = self.key {
-            return Ok(self.page(state.key_stats(key).map(|row| (0, row)).into_iter(), Self::key));
-        }
         let from = self.place()?;
         let numbered = |rows: Vec<KeyStats>| rows.into_iter().enumerate().skip(from);
         Ok(if let Some(session) = &self.session {
-            self.page(numbered(state.keys_of_session(session)), Self::key)
+            let of_user =
+                |session: &SessionStats| self.user.is_none_or(|user| user == session.user);
+            let rows = match state.session_stats(session).is_some_and(|session| of_user(&session)) {
+                true => state.keys_of_session(session),
+                false => Vec::new(),
+            };
+            self.page(numbered(rows), Self::key)
         } else if let Some(user) = self.user {
             self.page(numbered(state.keys_of_user(user, SESSIONS_OF_USER_MAX)), Self::key)
+        } else if let Some(key) = self.key {
+            self.page(numbered(state.key_stats(key).into_iter().collect()), Self::key)
         } else if let Some(model) = &self.model {
             self.page(state.keys_of_model(model, from), Self::key)
         } else {
@@ -234,7 +239,8 @@ impl Wanted {
 
     fn key(&self, key: &KeyStats) -> bool {
         let models = &key.facts.models;
-        (self.provider.is_empty() || key.facts.provider() == self.provider)
+        self.key.is_none_or(|wanted| wanted == key.facts.key)
+            && (self.provider.is_empty() || key.facts.provider() == self.provider)
             && self.model.as_ref().is_none_or(|model| models.contains(model))
     }
 

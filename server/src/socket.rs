@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
@@ -144,14 +145,21 @@ pub fn listen(path: &Path, mode: u32) -> Result<(Socket, UnixListener), SocketEr
         }
         _ => {}
     }
-    let before = umask(Mode::from_raw_mode(0o777 & !mode));
-    let bound = UnixListener::bind(path);
-    umask(before);
-    let listener = bound.map_err(io_error("listen on"))?;
+    let listener = bind_with_mode(path, mode).map_err(io_error("listen on"))?;
     listener.set_nonblocking(true).map_err(io_error("listen on"))?;
     let metadata = path.symlink_metadata().map_err(io_error("look at"))?;
     let identity = Identity::of(&metadata);
     Ok((Socket { path: path.to_owned(), identity }, listener))
+}
+
+/// The umask belongs to the process: one at a time, and put back at once.
+fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = umask(Mode::from_raw_mode(0o777 & !mode));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound
 }
 
 impl Drop for Socket {

@@ -132,6 +132,9 @@ fn is_node_id(id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -155,7 +158,9 @@ mod tests {
     fn a_directory_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        DirBuilder::new().mode(0o755).create(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        // Not by the mode at its making: other tests change the umask meanwhile.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         let error = StateDir::claim(&path).unwrap_err().to_string();
         assert!(error.contains("chmod 700"), "{error}");
     }

@@ -3,7 +3,9 @@ it left behind. `make run` calls it; it serves until Ctrl-C."""
 
 import asyncio
 import csv
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,9 +31,10 @@ def main() -> int:
     else:
         print(f"using {keys}")
         environment.update(KEY_CONFIG_FILE=str(keys))
-    server = subprocess.Popen(
-        [sys.executable, "-m", "key_server"], cwd=ROOT / "server", env=environment
-    )
+    # In a session of its own, so that Ctrl-C comes here and the server gets one signal.
+    command = [sys.executable, "-m", "key_server"]
+    server = subprocess.Popen(command, cwd=ROOT / "server", env=environment, start_new_session=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if not answers(server):
             return server.wait() or 1
@@ -41,11 +44,10 @@ def main() -> int:
         )
         return server.wait()
     except KeyboardInterrupt:
-        return server.wait()
+        return 0
     finally:
-        if server.poll() is None:
-            server.terminate()
-            server.wait()
+        server.terminate()
+        server.wait()
 
 
 def users_csv() -> Optional[Path]:
@@ -55,10 +57,11 @@ def users_csv() -> Optional[Path]:
 
 
 def answers(server: subprocess.Popen[bytes]) -> bool:
-    """Waits until the server answers; false when it ended."""
-    command = [BINARY, "health", "--socket", SOCKET]
+    """Waits until this server answers, and no other; false when it ended."""
+    command = [BINARY, "health", "--json", "--socket", SOCKET]
     while server.poll() is None:
-        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+        health = subprocess.run(command, capture_output=True, check=False)
+        if health.returncode == 0 and int(json.loads(health.stdout)["pid"]) == server.pid:
             return True
         time.sleep(0.05)
     return False

@@ -67,6 +67,8 @@ pub struct SessionRow {
     pub end: Time,
     /// Whether it has ended.
     pub ended: bool,
+    /// How often it moved from node to node.
+    pub term: u32,
     /// What it holds or held.
     pub allocations: Vec<AllocationRow>,
 }

@@ -14,6 +14,7 @@ mod changes;
 mod deadlines;
 mod draw;
 mod event;
+mod fleet;
 mod id;
 mod key;
 mod nearest;
@@ -38,6 +39,7 @@ pub use event::{
     Event, KeyFacts, KeysReleased, KeysSelected, Outcome, OwnWeight, Pick, SessionExpired,
     SessionRef, Tokens, UsageTracked,
 };
+pub use fleet::{NodeKeyRow, NodeRows};
 pub use id::{IdError, KeyId, ModelName};
 pub use key::{KeyState, Usage};
 pub use receipts::Receipt;

@@ -79,6 +79,7 @@ impl Restore {
             Phase::Live { deadline: row.end, second: None }
         };
         let mut session = Session::new(&row.session, row.user, row.opened, phase);
+        session.term = row.term;
         session.allocations = self.allocations(row)?;
         self.state.restore_session(session).ok_or(RestoreError::Twice)?;
         Ok(())
@@ -214,6 +215,7 @@ impl State {
             opened: session.opened,
             end,
             ended,
+            term: session.term,
             allocations: allocations.collect(),
         }
     }

@@ -55,6 +55,8 @@ pub(crate) struct Session {
     pub(crate) user: i32,
     pub(crate) opened: Time,
     pub(crate) phase: Phase,
+    /// How often it moved from node to node.
+    pub(crate) term: u32,
     pub(crate) allocations: Vec<Allocation>,
     due_links: Links,
     user_links: Links,
@@ -70,6 +72,7 @@ impl Session {
             user,
             opened,
             phase,
+            term: 0,
             allocations: Vec::new(),
             due_links: Links::default(),
             user_links: Links::default(),

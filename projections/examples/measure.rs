@@ -187,6 +187,7 @@ impl Fleet {
             opened: NOW,
             end: Time::from_ms(NOW.as_ms() + 1 + n as u64 * 3_600 / 1_000),
             ended: false,
+            term: 0,
             allocations: vec![AllocationRow { key, model, held: true, usage }],
         }
     }

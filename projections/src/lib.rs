@@ -11,12 +11,18 @@
 //! the ledger ([`Mark::resume`] is opaque to it), and it never sees a secret.
 
 mod error;
+mod fleet;
 mod local;
 mod projection;
 pub mod reports;
 pub mod sqlite;
 
+/// For those who implement [`Fleet`].
+pub use async_trait::async_trait;
 pub use error::ProjectionError;
+pub use fleet::{
+    Announced, Fleet, Hold, Listen, News, NodeStatus, OtherNode, Reservation, ReservationForModel,
+};
 pub use local::LocalProjection;
 pub use projection::{Mark, Projection};
 pub use sqlite::SqliteProjection;

@@ -46,6 +46,19 @@ pub trait SecretStore: Send + Sync {
     /// # Cancellation
     /// The change may still happen, as a whole or (entry per key) in part.
     async fn commit(&self, change: &Change) -> Result<(), SecretStoreError>;
+
+    /// Whether somebody else changed what this store last gave or took, so
+    /// that [`SecretStore::load`] would answer something new. A store that only
+    /// one node writes never says so. May take its time, to spare the backend.
+    ///
+    /// # Errors
+    /// Any [`SecretStoreError`] but `Conflict`.
+    ///
+    /// # Cancellation
+    /// Harmless.
+    async fn has_changed(&self) -> Result<bool, SecretStoreError> {
+        Ok(false)
+    }
 }
 
 /// Why a store did not do what was asked. The texts say what to do and hold
@@ -61,6 +74,10 @@ pub enum SecretStoreError {
     /// Missing permission, or not the right identity; a person has to look.
     #[error("{0}")]
     Denied(String),
+    /// Another node changed some of the named keys since they were loaded.
+    /// Load and plan again; keys that nobody else changed may be done.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 impl SecretStoreError {

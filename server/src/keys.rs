@@ -348,7 +348,9 @@ fn store_failed(error: &SecretStoreError) -> ServiceError {
         SecretStoreError::Corrupt(text) => {
             ServiceError::new(ErrorKind::Corrupt, "STORE_CORRUPT", text.clone())
         }
-        SecretStoreError::Unavailable(text) | SecretStoreError::Denied(text) => {
+        SecretStoreError::Unavailable(text)
+        | SecretStoreError::Denied(text)
+        | SecretStoreError::Conflict(text) => {
             ServiceError::new(ErrorKind::Unavailable, "STORE_UNAVAILABLE", text.clone())
         }
     }

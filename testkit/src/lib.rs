@@ -6,3 +6,4 @@ pub mod process;
 pub mod projection;
 pub mod secret_store;
 pub mod server;
+pub mod suite;

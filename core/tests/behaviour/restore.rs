@@ -22,6 +22,7 @@ fn ended_session(name: &str, ended: &str) -> SessionRow {
         opened: at("0:00:00"),
         end: at(ended),
         ended: true,
+        term: 0,
         allocations: Vec::new(),
     }
 }

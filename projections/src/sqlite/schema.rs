@@ -3,7 +3,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::sqlite::fault::Fault;
 
 /// The version of the tables below; kept in the file's `user_version`.
-pub(crate) const SCHEMA_VERSION: i64 = 1;
+pub(crate) const SCHEMA_VERSION: i64 = 2;
 
 /// Marks the file as ours: `KSst` in ASCII, kept in its `application_id`.
 const APPLICATION_ID: i64 = 0x4b53_7374;
@@ -41,7 +41,9 @@ pub(crate) fn check(connection: &Connection) -> Result<(), Fault> {
         )));
     }
     if version != SCHEMA_VERSION {
-        return Err(Fault::content(format!("its schema version is {version}, which never was")));
+        return Err(Fault::content(format!(
+            "an older key server made it (schema {version}, this one knows {SCHEMA_VERSION})"
+        )));
     }
     Ok(())
 }

@@ -49,6 +49,7 @@ CREATE TABLE session (
     opened_ms       INTEGER NOT NULL,
     end_ms          INTEGER NOT NULL, -- when it ends unless renewed, or ended
     ended           INTEGER NOT NULL, -- 1 when it has ended
+    term            INTEGER NOT NULL, -- how often it moved from node to node
     crc             INTEGER NOT NULL, -- CRC-32 of this row and of its allocations
     UNIQUE (owner, id)
 ) STRICT;

@@ -6,8 +6,7 @@ use crate::sqlite::numbers::{flag, narrow, time_from_sql, usage_columns, usage_f
 use crate::sqlite::row_crc::RowCrc;
 use crate::sqlite::session::{AllocationColumns, SessionColumns, name};
 
-const SESSIONS: &str =
-    "SELECT session, owner, id, user, opened_ms, end_ms, ended, crc FROM session ORDER BY session";
+const SESSIONS: &str = "SELECT session, owner, id, user, opened_ms, end_ms, ended, term, crc FROM session ORDER BY session";
 
 const ALLOCATIONS: &str = "
     SELECT session, place, key, model, held,
@@ -69,8 +68,9 @@ impl Reader {
             opened_ms: row.get(4)?,
             end_ms: row.get(5)?,
             ended: row.get(6)?,
+            term: row.get(7)?,
         };
-        if columns.crc(&mut self.crc, &self.allocations) != row.get::<_, i64>(7)? {
+        if columns.crc(&mut self.crc, &self.allocations) != row.get::<_, i64>(8)? {
             let session: i64 = row.get(0)?;
             return Err(Fault::content(format!("session {session} does not match its checksum")));
         }
@@ -91,6 +91,7 @@ impl SessionColumns<'_> {
             opened: time_from_sql(self.opened_ms)?,
             end: time_from_sql(self.end_ms)?,
             ended: flag(self.ended)?,
+            term: narrow(self.term)?,
             allocations,
         })
     }

@@ -77,11 +77,11 @@ fn a_newer_versions_file_is_refused_and_kept() {
     let (_directory, path, mut projection) = opened();
     projection.write(&mark(1), &batch(1)).unwrap();
     drop(projection);
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let refused = SqliteProjection::open(&path).unwrap_err();
     assert!(matches!(refused, ProjectionError::Foreign { .. }), "{refused}");
-    assert!(refused.to_string().contains("schema 2"), "{refused}");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+    assert!(refused.to_string().contains("schema 3"), "{refused}");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
     let mut projection = SqliteProjection::open(&path).unwrap();
     assert!(projection.load(Rules::default()).unwrap().is_some());
 }

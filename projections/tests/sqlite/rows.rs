@@ -82,6 +82,7 @@ pub(crate) fn session(id: &str, keys: &[u8]) -> SessionRow {
         opened: NOW,
         end: Time::from_ms(NOW.as_ms() + HOUR_MS),
         ended: false,
+        term: 0,
         allocations: keys.iter().map(allocation).collect(),
     }
 }

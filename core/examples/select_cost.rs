@@ -208,7 +208,13 @@ fn session(number: usize) -> SessionRef {
 
 fn select(number: usize, models: u32, count: u32) -> Select {
     let models = (0..models).map(model).collect();
-    Select { session: session(number), user: (number % 1_000) as i32, models, count }
+    Select {
+        session: session(number),
+        user: (number % 1_000) as i32,
+        models,
+        count,
+        reserved: None,
+    }
 }
 
 fn report(session: SessionRef, key: KeyId, event_id: Arc<str>) -> TrackUsage {

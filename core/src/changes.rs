@@ -67,8 +67,12 @@ pub struct SessionRow {
     pub end: Time,
     /// Whether it has ended.
     pub ended: bool,
-    /// How often it moved from node to node.
+    /// Grows whenever it draws a key or moves from node to node: of two nodes
+    /// that say it lives there, the one with the larger term is right.
     pub term: u32,
+    /// The term in which it was at the node that it came from; 0 when it was
+    /// opened where it lives.
+    pub base: u32,
     /// What it holds or held.
     pub allocations: Vec<AllocationRow>,
 }
@@ -114,6 +118,46 @@ pub struct ReceiptRow {
     pub hour: u32,
     /// The receipt.
     pub receipt: Receipt,
+}
+
+/// Who is told of changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reader {
+    /// The local projection.
+    Local = 1,
+    /// The other nodes.
+    Fleet = 2,
+}
+
+/// The readers whose lists of changes something is on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Listed(u8);
+
+impl Listed {
+    /// Of a session of another node: the round in which it was last read.
+    const ROUND: u8 = 4;
+
+    /// Puts it on a list; false when it was there already.
+    pub(crate) fn put(&mut self, reader: Reader) -> bool {
+        let was = self.0 & reader as u8;
+        self.0 |= reader as u8;
+        was == 0
+    }
+
+    /// Takes it off a list; false when it was not there.
+    pub(crate) fn take(&mut self, reader: Reader) -> bool {
+        let was = self.0 & reader as u8;
+        self.0 &= !(reader as u8);
+        was != 0
+    }
+
+    pub(crate) fn round(self) -> bool {
+        self.0 & Self::ROUND != 0
+    }
+
+    pub(crate) fn set_round(&mut self, round: bool) {
+        self.0 = (self.0 & !Self::ROUND) | (Self::ROUND * u8::from(round));
+    }
 }
 
 /// What changed, by place; turned into [`Changes`] when somebody looks.

@@ -2,6 +2,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::id::{KeyId, ModelName};
+use crate::key::Usage;
 use crate::tier::Tier;
 use crate::time::Time;
 
@@ -25,6 +26,10 @@ pub enum Event {
     KeysReleased(KeysReleased),
     /// A session's deadline passed.
     SessionExpired(SessionExpired),
+    /// A session that lived at another node lives here from now on.
+    SessionMovedIn(SessionMovedIn),
+    /// A session lives at another node from now on.
+    SessionMovedOut(SessionMovedOut),
 }
 
 /// What is known of a key, without its secret.
@@ -194,4 +199,48 @@ pub struct KeysReleased {
 pub struct SessionExpired {
     /// The session.
     pub session: SessionRef,
+}
+
+/// A session that another node published lives here from now on; what it held
+/// here already, it keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionMovedIn {
+    /// The session.
+    pub session: SessionRef,
+    /// The caller's number for whom it works.
+    pub user: i32,
+    /// When it was opened.
+    pub opened: Time,
+    /// When it ends unless renewed.
+    pub deadline: Time,
+    /// Where it lived.
+    pub from: Arc<str>,
+    /// Its term here; above any that was published before.
+    pub term: u32,
+    /// The term in which it lived there.
+    pub base: u32,
+    /// What it held there.
+    pub allocations: Vec<MovedAllocation>,
+}
+
+/// A key that a session holds when it moves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MovedAllocation {
+    /// For this model.
+    pub model: ModelName,
+    /// This key.
+    pub key: KeyId,
+    /// What the session spent with it so far; counted where it was reported.
+    pub usage: Usage,
+}
+
+/// A session lives at another node from now on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionMovedOut {
+    /// The session.
+    pub session: SessionRef,
+    /// Where it lives, or was ended.
+    pub to: Arc<str>,
+    /// Its term there.
+    pub term: u32,
 }

@@ -1,10 +1,27 @@
-//! What other nodes published of themselves.
+//! What other nodes published, added up. It is no part of what the ledger adds
+//! up to: it can be lost at any time, and it never leaves this node again.
+
+mod guests;
+mod keys;
+mod settle;
+mod shared;
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::changes::SessionRow;
+use crate::deadlines::Deadlines;
 use crate::event::SessionRef;
 use crate::id::{KeyId, ModelName};
 use crate::key::Usage;
+use crate::session::{Session, Sessions};
+use crate::state::State;
 use crate::time::Time;
+
+pub use settle::Settle;
+pub use shared::{CappedHold, SharedChanges};
+
+use shared::Unshared;
 
 /// Rows of one other node, as absolute values: taking them twice is harmless.
 /// Instants and minutes are of the reading node's timeline.
@@ -12,9 +29,10 @@ use crate::time::Time;
 pub struct NodeRows {
     /// Keys that the node knows, as they are there.
     pub keys: Vec<NodeKeyRow>,
-    /// Sessions that live at the node; what they gave back is left out.
+    /// Sessions that live at the node, or that came to it and were ended there;
+    /// what they gave back is left out.
     pub sessions: Vec<SessionRow>,
-    /// Sessions that do not live there any more.
+    /// Sessions that the node has no row of any more.
     pub ended: Vec<SessionRef>,
 }
 
@@ -31,4 +49,203 @@ pub struct NodeKeyRow {
     pub window: Vec<(u32, u64)>,
     /// Models it cools for, and until when.
     pub cooling: Vec<(ModelName, Time)>,
+}
+
+/// One node's part of the fleet, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTotals {
+    /// The node.
+    pub node: Arc<str>,
+    /// Sessions that live there.
+    pub sessions_live: usize,
+    /// Tokens spent through it in the last hour.
+    pub window_tokens: u64,
+    /// What was spent through it since its keys were first seen.
+    pub lifetime: Usage,
+}
+
+/// One node's part of a key, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeKeyStats {
+    /// The node.
+    pub node: Arc<str>,
+    /// Tokens spent through it in the last hour.
+    pub window_tokens: u64,
+    /// What was spent through it since the key was first seen there.
+    pub lifetime: Usage,
+    /// When the node last gave it or was told of its use.
+    pub last_used: Option<Time>,
+}
+
+/// Where another node is kept; stable while the state lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NodeIndex(pub(crate) u16);
+
+/// Another node.
+#[derive(Clone, Debug)]
+struct Node {
+    name: Arc<str>,
+    keys: HashMap<KeyId, NodeKey>,
+    lifetime: Usage,
+    sessions_live: usize,
+    /// Turns over with each reading of the whole node.
+    round: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct NodeKey {
+    lifetime: Usage,
+    last_used: Option<Time>,
+    window: Vec<(u32, u64)>,
+    cooling: Vec<(ModelName, Time)>,
+    /// The round in which it was last read.
+    round: bool,
+}
+
+/// What other nodes published, and what of this node's they have not been told.
+#[derive(Clone, Debug)]
+pub(crate) struct Fleet {
+    /// This node.
+    own: Arc<str>,
+    nodes: Vec<Node>,
+    /// Sessions of other nodes: for each name, the one with the largest term.
+    guests: Sessions,
+    guests_live: usize,
+    deadlines: Deadlines,
+    /// Sessions that live here, and at another node in a larger term.
+    displaced: Vec<SessionRef>,
+    pub(crate) unshared: Unshared,
+}
+
+/// How many other nodes are kept; rows of more are passed over.
+const NODES_MAX: usize = 1_024;
+
+impl State {
+    /// Begins to work with other nodes, as the node called `own`.
+    pub fn join_fleet(&mut self, own: &Arc<str>) {
+        let fleet = Fleet {
+            own: Arc::clone(own),
+            nodes: Vec::new(),
+            guests: Sessions::default(),
+            guests_live: 0,
+            deadlines: Deadlines::default(),
+            displaced: Vec::new(),
+            unshared: Unshared::default(),
+        };
+        self.fleet = Some(Box::new(fleet));
+        self.share_everything();
+    }
+
+    /// Takes in what `node` published. Rows of this node itself are passed over.
+    pub fn learn(&mut self, node: &str, rows: &NodeRows) {
+        let Some(node) = self.node_place(node) else { return };
+        for row in &rows.keys {
+            self.learn_key(node, row);
+        }
+        for row in &rows.sessions {
+            self.learn_session(node, row);
+        }
+        for session in &rows.ended {
+            self.learn_end(node, session);
+        }
+    }
+
+    /// Says that all rows of `node` will be learned now; what is not learned
+    /// again by [`State::learned_all`] is gone there.
+    pub fn learn_all(&mut self, node: &str) {
+        if let Some(node) = self.node_place(node) {
+            let node = &mut self.fleet_mut(node);
+            node.round = !node.round;
+        }
+    }
+
+    /// Forgets what `node` did not say again since [`State::learn_all`]. Looks
+    /// at what is known from `place` on, at most at `rows_max` sessions; answers
+    /// where to go on, none when that was all.
+    pub fn learned_all(&mut self, node: &str, place: usize, rows_max: usize) -> Option<usize> {
+        let node = self.node_place(node)?;
+        if place == 0 {
+            self.forget_unsaid_keys(node);
+        }
+        self.forget_unsaid_guests(node, place, rows_max)
+    }
+
+    /// The other nodes of which anything is known.
+    pub fn node_totals(&self) -> Vec<NodeTotals> {
+        let nodes = self.fleet.iter().flat_map(|fleet| &fleet.nodes);
+        let totals = nodes.map(|node| NodeTotals {
+            node: Arc::clone(&node.name),
+            sessions_live: node.sessions_live,
+            window_tokens: node.window_tokens(self.now),
+            lifetime: node.lifetime,
+        });
+        totals.collect()
+    }
+
+    /// What each other node knows of a key.
+    pub fn key_by_node(&self, key: KeyId) -> Vec<NodeKeyStats> {
+        let nodes = self.fleet.iter().flat_map(|fleet| &fleet.nodes);
+        let rows = nodes.filter_map(|node| Some((node, node.keys.get(&key)?)));
+        let stats = rows.map(|(node, row)| NodeKeyStats {
+            node: Arc::clone(&node.name),
+            window_tokens: row.window_tokens(self.now),
+            lifetime: row.lifetime,
+            last_used: row.last_used,
+        });
+        stats.collect()
+    }
+
+    fn node_place(&mut self, name: &str) -> Option<NodeIndex> {
+        let fleet = self.fleet.as_mut()?;
+        if *fleet.own == *name {
+            return None;
+        }
+        let known = fleet.nodes.iter().position(|node| *node.name == *name);
+        let place = known.unwrap_or(fleet.nodes.len());
+        if place >= NODES_MAX {
+            return None;
+        }
+        if known.is_none() {
+            fleet.nodes.push(Node::new(name));
+        }
+        Some(NodeIndex(place as u16))
+    }
+
+    fn fleet_mut(&mut self, node: NodeIndex) -> &mut Node {
+        let fleet = self.fleet.as_mut().expect("only a fleet gives out places of nodes");
+        &mut fleet.nodes[usize::from(node.0)]
+    }
+}
+
+impl Fleet {
+    /// Sessions that live at other nodes.
+    pub(crate) fn guests_live(&self) -> usize {
+        self.guests_live
+    }
+
+    /// What was spent through each other node.
+    pub(crate) fn lifetime(&self) -> impl Iterator<Item = Usage> {
+        self.nodes.iter().map(|node| node.lifetime)
+    }
+
+    /// Sessions of other nodes from `place` on, with their places.
+    pub(crate) fn guests_from(&self, place: usize) -> impl Iterator<Item = (usize, &Session)> {
+        self.guests.iter_from(place).filter(|(_, guest)| guest.is_live())
+    }
+}
+
+impl Node {
+    fn new(name: &str) -> Self {
+        Self {
+            name: Arc::from(name),
+            keys: HashMap::new(),
+            lifetime: Usage::default(),
+            sessions_live: 0,
+            round: false,
+        }
+    }
+
+    fn window_tokens(&self, now: Time) -> u64 {
+        self.keys.values().map(|key| key.window_tokens(now)).fold(0, u64::saturating_add)
+    }
 }

@@ -1,6 +1,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use crate::changes::Listed;
 use crate::event::{KeyFacts, Outcome, OwnWeight, Tokens};
 use crate::id::KeyId;
 use crate::pool::PoolIndex;
@@ -39,6 +40,21 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Both together. Sums stop at the largest number.
+    #[must_use]
+    pub fn plus(&self, more: &Self) -> Self {
+        let (one, other) = (self.tokens, more.tokens);
+        Self {
+            requests: self.requests.saturating_add(more.requests),
+            failures: self.failures.saturating_add(more.failures),
+            tokens: Tokens {
+                input: one.input.saturating_add(other.input),
+                output: one.output.saturating_add(other.output),
+                cached_input: one.cached_input.saturating_add(other.cached_input),
+            },
+        }
+    }
+
     /// Adds one report. Sums stop at the largest number.
     pub(crate) fn add(&mut self, tokens: Tokens, outcome: Outcome) {
         self.requests = self.requests.saturating_add(1);
@@ -68,9 +84,28 @@ pub enum KeyState {
 pub(crate) struct Slot {
     pub(crate) pool: PoolIndex,
     pub(crate) leaf: u32,
+    /// As this node's own reports have it.
     pub(crate) cooling_until: Option<Time>,
+    /// As other nodes have it.
+    pub(crate) cooling_elsewhere: Option<Time>,
     /// As the pool's counts have it.
     pub(crate) state: KeyState,
+}
+
+impl Slot {
+    /// Until when the key cools, whoever said so.
+    pub(crate) fn cools_until(&self) -> Option<Time> {
+        self.cooling_until.max(self.cooling_elsewhere)
+    }
+}
+
+/// What other nodes add to a key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Elsewhere {
+    /// Live sessions of other nodes that hold it.
+    pub(crate) holders: u32,
+    /// What it spent through other nodes.
+    pub(crate) window: Window,
 }
 
 /// One provider credential, without its secret.
@@ -83,15 +118,18 @@ pub(crate) struct Key {
     own_weight: OwnWeight,
     max_holders: Option<NonZeroU32>,
     pub(crate) retired: bool,
-    /// Live sessions that hold it.
+    /// Live sessions of this node that hold it.
     pub(crate) holders: u32,
+    /// What it spent through this node.
     pub(crate) window: Window,
+    /// None as long as no other node speaks of it.
+    pub(crate) elsewhere: Option<Box<Elsewhere>>,
     pub(crate) lifetime: Usage,
     pub(crate) last_used: Option<Time>,
     /// One for each pool it is in; none when retired.
     pub(crate) slots: Vec<Slot>,
-    /// True while the key is on the list of changes.
-    pub(crate) changed: bool,
+    /// The lists of changes that it is on.
+    pub(crate) listed: Listed,
 }
 
 impl Key {
@@ -105,10 +143,11 @@ impl Key {
             retired: true,
             holders: 0,
             window: Window::default(),
+            elsewhere: None,
             lifetime: Usage::default(),
             last_used: None,
             slots: Vec::new(),
-            changed: false,
+            listed: Listed::default(),
         }
     }
 
@@ -128,7 +167,19 @@ impl Key {
     }
 
     pub(crate) fn tier(&self, rules: &Rules) -> Tier {
-        rules.tiers.tier(self.window.tokens())
+        rules.tiers.tier(self.window_tokens())
+    }
+
+    /// Tokens spent in the last hour, through all nodes.
+    pub(crate) fn window_tokens(&self) -> u64 {
+        let elsewhere = self.elsewhere.as_ref().map_or(0, |elsewhere| elsewhere.window.tokens());
+        self.window.tokens().saturating_add(elsewhere)
+    }
+
+    /// Live sessions that hold it, of all nodes.
+    pub(crate) fn holders_everywhere(&self) -> u32 {
+        let elsewhere = self.elsewhere.as_ref().map_or(0, |elsewhere| elsewhere.holders);
+        self.holders.saturating_add(elsewhere)
     }
 
     /// How many live sessions may hold it; none: no cap.
@@ -140,7 +191,7 @@ impl Key {
     }
 
     fn at_cap(&self, rules: &Rules) -> bool {
-        self.holders_max(rules).is_some_and(|cap| self.holders >= cap)
+        self.holders_max(rules).is_some_and(|cap| self.holders_everywhere() >= cap)
     }
 
     /// Tier weight x own weight / (1 + holders), scaled; whatever the state.
@@ -149,7 +200,7 @@ impl Key {
         let own = u64::from(self.own_weight.thousandths());
         let tier = u64::from(rules.tiers.weight(self.tier(rules)));
         let scaled = tier * own * WEIGHT_SCALE;
-        let shared = scaled / (1 + u64::from(self.holders));
+        let shared = scaled / (1 + u64::from(self.holders_everywhere()));
         if scaled == 0 { 0 } else { shared.max(1) }
     }
 
@@ -157,7 +208,7 @@ impl Key {
     pub(crate) fn state_in(&self, slot: &Slot, now: Time, rules: &Rules) -> KeyState {
         if self.retired {
             KeyState::Retired
-        } else if slot.cooling_until.is_some_and(|until| until > now) {
+        } else if slot.cools_until().is_some_and(|until| until > now) {
             KeyState::Cooling
         } else if self.at_cap(rules) {
             KeyState::AtCap

@@ -36,17 +36,19 @@ mod window;
 
 pub use changes::{AllocationRow, Changes, KeyRow, ReceiptRow, SessionRow, UsageRow};
 pub use event::{
-    Event, KeyFacts, KeysReleased, KeysSelected, Outcome, OwnWeight, Pick, SessionExpired,
-    SessionRef, Tokens, UsageTracked,
+    Event, KeyFacts, KeysReleased, KeysSelected, MovedAllocation, Outcome, OwnWeight, Pick,
+    SessionExpired, SessionMovedIn, SessionMovedOut, SessionRef, Tokens, UsageTracked,
 };
-pub use fleet::{NodeKeyRow, NodeRows};
+pub use fleet::{
+    CappedHold, NodeKeyRow, NodeKeyStats, NodeRows, NodeTotals, Settle, SharedChanges,
+};
 pub use id::{IdError, KeyId, ModelName};
 pub use key::{KeyState, Usage};
 pub use receipts::Receipt;
 pub use release_key::{Release, ReleaseRefusal, ReleaseScope, Released};
 pub use restore::{Restore, RestoreError};
 pub use rules::{Rules, TierTable};
-pub use select::{Select, SelectRefusal, Selected, Shortage, ShortageReason};
+pub use select::{Reserved, Select, SelectRefusal, Selected, Shortage, ShortageReason, Wish};
 pub use session::Expire;
 pub use state::{Decide, Decision, State};
 pub use stats::{AllocationStats, KeyStats, PoolStats, SessionStats, Totals};

@@ -1,4 +1,4 @@
-use crate::changes::{AllocationRow, Changes, KeyRow, SessionRow};
+use crate::changes::{AllocationRow, Changes, KeyRow, Reader, SessionRow};
 use crate::key::{Key, KeyIndex};
 use crate::pool::PoolIndex;
 use crate::receipts::{Receipt, oldest_hour};
@@ -52,7 +52,7 @@ impl Restore {
         if row.retired {
             state.retire_key(row.facts.key);
         }
-        add_usage(&mut state.lifetime, &row.lifetime);
+        state.lifetime = state.lifetime.plus(&row.lifetime);
         let key = &mut state.keys[index.0 as usize];
         key.lifetime = row.lifetime;
         key.last_used = row.last_used;
@@ -79,7 +79,7 @@ impl Restore {
             Phase::Live { deadline: row.end, second: None }
         };
         let mut session = Session::new(&row.session, row.user, row.opened, phase);
-        session.term = row.term;
+        (session.term, session.base) = (row.term, row.base);
         session.allocations = self.allocations(row)?;
         self.state.restore_session(session).ok_or(RestoreError::Twice)?;
         Ok(())
@@ -124,14 +124,6 @@ impl Restore {
     }
 }
 
-fn add_usage(sum: &mut crate::key::Usage, more: &crate::key::Usage) {
-    sum.requests = sum.requests.saturating_add(more.requests);
-    sum.failures = sum.failures.saturating_add(more.failures);
-    sum.tokens.input = sum.tokens.input.saturating_add(more.tokens.input);
-    sum.tokens.output = sum.tokens.output.saturating_add(more.tokens.output);
-    sum.tokens.cached_input = sum.tokens.cached_input.saturating_add(more.tokens.cached_input);
-}
-
 impl State {
     /// How many entries the next [`State::take_changes`] has.
     pub fn changes_count(&self) -> usize {
@@ -164,33 +156,35 @@ impl State {
     pub(crate) fn discard_changes(&mut self) {
         let journal = std::mem::take(&mut self.journal);
         for index in journal.keys {
-            self.keys[index.0 as usize].changed = false;
+            self.keys[index.0 as usize].listed.take(Reader::Local);
         }
         for index in journal.sessions {
             if let Some(session) = self.sessions.get_mut(index) {
-                session.changed = false;
+                session.listed.take(Reader::Local);
             }
         }
     }
 
     fn take_key(&mut self, index: KeyIndex) -> KeyRow {
-        self.keys[index.0 as usize].changed = false;
+        self.keys[index.0 as usize].listed.take(Reader::Local);
         self.key_row(&self.keys[index.0 as usize])
     }
 
     fn take_session(&mut self, index: SessionIndex) -> Option<SessionRow> {
         let session = self.sessions.get_mut(index)?;
-        if !std::mem::take(&mut session.changed) {
+        if !session.listed.take(Reader::Local) {
             return None;
         }
         Some(self.session_row(self.sessions.get(index)?))
     }
 
-    fn key_row(&self, key: &Key) -> KeyRow {
+    pub(crate) fn key_row(&self, key: &Key) -> KeyRow {
         let cooling = key
             .slots
             .iter()
-            .filter_map(|slot| Some((self.model_of(slot.pool), slot.cooling_until?)));
+            .filter_map(|slot| Some((slot.pool, slot.cooling_until?)))
+            .filter(|(_, until)| *until > self.now)
+            .map(|(pool, until)| (self.model_of(pool), until));
         KeyRow {
             facts: key.facts().clone(),
             retired: key.retired,
@@ -201,7 +195,7 @@ impl State {
         }
     }
 
-    fn session_row(&self, session: &Session) -> SessionRow {
+    pub(crate) fn session_row(&self, session: &Session) -> SessionRow {
         let (end, ended) = session.end();
         let allocations = session.allocations.iter().map(|allocation| AllocationRow {
             key: self.keys[allocation.key.0 as usize].id(),
@@ -216,6 +210,7 @@ impl State {
             end,
             ended,
             term: session.term,
+            base: session.base,
             allocations: allocations.collect(),
         }
     }

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::draw::{Cuts, Draw};
@@ -22,7 +22,28 @@ pub struct Select {
     pub models: Vec<ModelName>,
     /// Keys wanted for each model, at least 1.
     pub count: u32,
+    /// What was reserved for the session among all nodes, if that was asked:
+    /// then these keys are given instead of drawn ones.
+    pub reserved: Option<Reserved>,
 }
+
+/// Keys that were reserved for a session among all nodes, for each model.
+pub type Reserved = HashMap<ModelName, Vec<KeyId>>;
+
+/// Keys that a session would like for one model, in the order of a draw; more
+/// than it wants, for other nodes may have taken some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The model.
+    pub model: ModelName,
+    /// How many are wanted.
+    pub count: usize,
+    /// Each once, and how many live sessions may hold it; none: no cap.
+    pub keys: Vec<(KeyId, Option<u32>)>,
+}
+
+/// Keys that a [`Wish`] names beyond those that are wanted.
+const SPARE_KEYS: usize = 16;
 
 /// Keys given to a session.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,7 +162,8 @@ impl Select {
         let mut shortages = Vec::new();
         let mut draw = Draw::new(seed);
         let room = room(state, live);
-        let mut picking = Picking { state, live, now, count: self.count, room };
+        let reserved = self.reserved.as_ref();
+        let mut picking = Picking { state, live, now, count: self.count, reserved, room };
         for (place, model) in self.models.iter().enumerate() {
             if self.models[..place].contains(model) {
                 continue;
@@ -160,6 +182,40 @@ impl Select {
     }
 }
 
+impl State {
+    /// Whether a choice draws keys that only so many sessions may hold: with
+    /// other nodes about, these have to be reserved first.
+    pub fn draws_capped(&self, session: &SessionRef, selected: &Selected) -> bool {
+        let held = self.session(session).filter(|session| session.is_live());
+        self.keys_capped > 0
+            && selected.picks.iter().filter(|pick| !pick.already_held).any(|pick| {
+                let key = self.key(pick.key);
+                key.is_some_and(|(index, key)| {
+                    key.is_capped(&self.rules) && !held.is_some_and(|held| held.holds(index))
+                })
+            })
+    }
+
+    /// What `select` would like, model by model; without the models of which
+    /// the session holds enough.
+    pub fn wishes(&self, select: &Select, now: Time, seed: u64) -> Vec<Wish> {
+        let now = self.not_before(now);
+        let live = self.session(&select.session);
+        let live = live.filter(|session| session.live_until(now).is_some());
+        let picking = Picking {
+            state: self,
+            live,
+            now,
+            count: select.count,
+            reserved: None,
+            room: room(self, live),
+        };
+        let mut draw = Draw::new(seed);
+        let models = select.models.iter().collect::<BTreeSet<_>>().into_iter();
+        models.filter_map(|model| picking.wish(model, &mut draw)).collect()
+    }
+}
+
 /// How many more keys the session may hold.
 fn room(state: &State, live: Option<&Session>) -> usize {
     let allocations = live.map_or(&[][..], |session| &session.allocations);
@@ -173,15 +229,58 @@ struct Picking<'state> {
     live: Option<&'state Session>,
     now: Time,
     count: u32,
+    reserved: Option<&'state Reserved>,
     /// How many more keys the session may hold.
     room: usize,
 }
 
 impl Picking<'_> {
+    /// Keys for a model in the order of a draw; none when enough are held.
+    fn wish(&self, model: &ModelName, draw: &mut Draw) -> Option<Wish> {
+        let (index, pool) = self.state.pool(model)?;
+        let held = self.held(index, pool);
+        let count = (self.count as usize).checked_sub(held.len()).filter(|count| *count > 0)?;
+        let leaves = held.iter().filter_map(|pick| self.leaf(index, pick));
+        let mut cuts = Cuts::new(&pool.weights, leaves);
+        let shared = self.shared(index, pool, &held);
+        let drawn = std::iter::from_fn(|| self.drawn(pool, &mut cuts, draw));
+        let keys = drawn.take(count + SPARE_KEYS).chain(shared);
+        let keys = keys.map(|pick| (pick.key, self.cap(pick.key))).collect();
+        Some(Wish { model: model.clone(), count, keys })
+    }
+
+    fn cap(&self, key: KeyId) -> Option<u32> {
+        self.state.key(key).and_then(|(_, key)| key.holders_max(&self.state.rules))
+    }
+
+    /// What was reserved for a model and may still be given.
+    fn given(&self, index: PoolIndex, pool: &Pool, reserved: &[KeyId]) -> Vec<Pick> {
+        let keys = reserved.iter().filter_map(|key| self.state.key(*key));
+        let usable = keys.filter(|(key, _)| self.may_go_on(*key, index));
+        usable.map(|(key, _)| self.chosen(pool, index, key)).collect()
+    }
+
+    /// A pick as if it had been drawn just now.
+    fn chosen(&self, pool: &Pool, index: PoolIndex, key: KeyIndex) -> Pick {
+        let slot = self.state.keys[key.0 as usize].slot(index);
+        let weight = slot.map_or(0, |slot| pool.weights.get(slot.leaf as usize));
+        let candidates = pool.weights.nonzero() as u32;
+        self.pick(pool, key, false, candidates, weight, pool.weights.total())
+    }
+
     /// Fewer than wanted when the pool has no more.
     fn run(&mut self, model: &ModelName, draw: &mut Draw) -> Result<Vec<Pick>, SelectRefusal> {
         let Some((index, pool)) = self.state.pool(model) else { return Ok(Vec::new()) };
         let mut picks = self.held(index, pool);
+        if let Some(reserved) = self.reserved {
+            let reserved = reserved.get(model).map_or(&[][..], Vec::as_slice);
+            let missing = (self.count as usize).saturating_sub(picks.len());
+            let given = self.given(index, pool, reserved).into_iter().take(missing);
+            let taken: HashSet<KeyId> = picks.iter().map(|pick| pick.key).collect();
+            let mut given = given.filter(|pick| !taken.contains(&pick.key));
+            given.try_for_each(|pick| self.give(&mut picks, pick))?;
+            return Ok(picks);
+        }
         let leaves = picks.iter().filter_map(|pick| self.leaf(index, pick));
         let mut cuts = Cuts::new(&pool.weights, leaves);
         while self.wants_more(&picks) {
@@ -261,7 +360,11 @@ impl Picking<'_> {
         let counts = pool.counts();
         Shortage {
             model: model.clone(),
-            reason: reason(self.not_given(index, counts, given)),
+            reason: match reason(self.not_given(index, counts, given)) {
+                // Free as far as this node knows, and taken at others.
+                ShortageReason::NoneUsable if self.reserved.is_some() => ShortageReason::AllAtCap,
+                reason => reason,
+            },
             wanted: self.count,
             given: given.len() as u32,
             keys_total: counts.all() as u32,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use crate::changes::Listed;
 use crate::deadlines::{Chain, Linked, Links};
 use crate::event::{Event, SessionExpired, SessionRef};
+use crate::fleet::NodeIndex;
 use crate::key::{KeyIndex, Usage};
 use crate::pool::PoolIndex;
 use crate::state::{Decide, Decision, State};
@@ -55,13 +57,17 @@ pub(crate) struct Session {
     pub(crate) user: i32,
     pub(crate) opened: Time,
     pub(crate) phase: Phase,
-    /// How often it moved from node to node.
+    /// Grows whenever it draws a key or moves from node to node.
     pub(crate) term: u32,
+    /// The term in which it was at the node that it came from, if any.
+    pub(crate) base: u32,
     pub(crate) allocations: Vec<Allocation>,
     due_links: Links,
     user_links: Links,
-    /// True while the session is on the list of changes.
-    pub(crate) changed: bool,
+    /// The lists of changes that it is on.
+    pub(crate) listed: Listed,
+    /// Where it lives, for a session of another node.
+    pub(crate) node: Option<NodeIndex>,
 }
 
 impl Session {
@@ -73,10 +79,12 @@ impl Session {
             opened,
             phase,
             term: 0,
+            base: 0,
             allocations: Vec::new(),
             due_links: Links::default(),
             user_links: Links::default(),
-            changed: false,
+            listed: Listed::default(),
+            node: None,
         }
     }
 
@@ -136,6 +144,11 @@ impl Allocation {
 
     fn is(&self, key: KeyIndex, pool: PoolIndex) -> bool {
         self.key == key && self.pool == pool
+    }
+
+    /// Whether both are about the same key and model.
+    pub(crate) fn names(&self, other: &Self) -> bool {
+        self.is(other.key, other.pool)
     }
 }
 

@@ -1,22 +1,22 @@
+mod keys;
+mod sessions;
+mod usage;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::changes::{Journal, ReceiptRow, UsageRow};
-use crate::deadlines::{Chain, Deadlines, List, second_of};
-use crate::event::{
-    Event, KeyFacts, KeysReleased, KeysSelected, Pick, SessionExpired, SessionRef, UsageTracked,
-};
+use crate::changes::{Journal, Reader};
+use crate::deadlines::{Chain, Deadlines, List};
+use crate::event::{Event, SessionExpired, SessionRef};
+use crate::fleet::Fleet;
 use crate::id::{KeyId, ModelName};
-use crate::key::{Key, KeyIndex, KeyState, Slot, Usage};
+use crate::key::{Key, KeyIndex, Usage};
 use crate::pool::{Pool, PoolIndex};
-use crate::receipts::{Receipt, Receipts};
+use crate::receipts::Receipts;
 use crate::rules::Rules;
-use crate::session::{Phase, Session, SessionIndex, Sessions};
+use crate::session::{Session, SessionIndex, Sessions};
 use crate::time::Time;
-use crate::window::leaves_at;
 
 /// A verb: it looks at the state and decides what happens.
 pub trait Decide {
@@ -68,13 +68,19 @@ pub struct State {
     pub(crate) by_user: HashMap<i32, List>,
     pub(crate) receipts: Receipts,
     /// Keys with a bucket that leaves the window in that minute.
-    leaving: BTreeMap<u32, Vec<KeyIndex>>,
+    pub(crate) leaving: BTreeMap<u32, Vec<KeyIndex>>,
     /// Pools with a key whose cooldown ends then.
     cooling: BTreeSet<(Time, PoolIndex)>,
     pub(crate) lifetime: Usage,
     /// The keys' window tokens, each stopping at the largest number.
     pub(crate) window_tokens: u128,
+    /// The same, spent through other nodes.
+    pub(crate) window_tokens_elsewhere: u128,
     pub(crate) journal: Journal,
+    /// Served keys that only so many sessions may hold.
+    pub(crate) keys_capped: usize,
+    /// None when the node works alone. No part of what the ledger adds up to.
+    pub(crate) fleet: Option<Box<Fleet>>,
 }
 
 impl State {
@@ -100,7 +106,10 @@ impl State {
             cooling: BTreeSet::new(),
             lifetime: Usage::default(),
             window_tokens: 0,
+            window_tokens_elsewhere: 0,
             journal: Journal::default(),
+            keys_capped: 0,
+            fleet: None,
         }
     }
 
@@ -124,6 +133,7 @@ impl State {
         self.advance_cooldowns();
         self.advance_deadlines();
         self.forget_ended();
+        self.advance_guests();
         self.receipts.advance(self.now);
     }
 
@@ -140,6 +150,8 @@ impl State {
             Event::UsageTracked(usage) => self.track(at, usage),
             Event::KeysReleased(released) => self.release(at, released),
             Event::SessionExpired(SessionExpired { session }) => self.end_named(at, session),
+            Event::SessionMovedIn(moved) => self.move_in(at, moved),
+            Event::SessionMovedOut(moved) => self.move_out(at, moved),
         }
     }
 
@@ -176,540 +188,37 @@ impl State {
         self.sessions.get(self.sessions.find(name.owner, &name.id)?)
     }
 
-    // Keys and pools.
-
-    pub(crate) fn put_key(&mut self, facts: &Arc<KeyFacts>) {
-        let index = self.key_place(facts);
-        let key = &mut self.keys[index.0 as usize];
-        key.change(facts);
-        self.keys_served += usize::from(std::mem::replace(&mut key.retired, false));
-        self.leave_pools(index, |model| !facts.models.contains(model));
-        for model in &facts.models {
-            let pool = self.pool_place(model);
-            self.join_pool(index, pool);
-        }
-        self.refresh(index);
-        self.key_changed(index);
-    }
-
-    fn key_place(&mut self, facts: &Arc<KeyFacts>) -> KeyIndex {
-        let next = KeyIndex(self.keys.len() as u32);
-        let index = *self.key_index.entry(facts.key).or_insert(next);
-        if index == next {
-            self.keys.push(Key::new(facts.clone()));
-        }
-        index
-    }
-
-    pub(crate) fn pool_place(&mut self, model: &ModelName) -> PoolIndex {
-        if let Some(index) = self.pool_index.get(model) {
-            return *index;
-        }
-        let index = PoolIndex(self.pools.len() as u32);
-        self.pools.push(Pool::new(model.clone()));
-        self.pool_index.insert(model.clone(), index);
-        index
-    }
-
-    fn join_pool(&mut self, index: KeyIndex, pool: PoolIndex) {
-        let key = &mut self.keys[index.0 as usize];
-        if key.slot(pool).is_some() {
-            return;
-        }
-        let leaf = self.pools[pool.0 as usize].join(index);
-        key.slots.push(Slot { pool, leaf, cooling_until: None, state: KeyState::Retired });
-    }
-
-    fn leave_pools(&mut self, index: KeyIndex, leaves: impl Fn(&ModelName) -> bool) {
-        let Self { keys, pools, cooling, .. } = self;
-        keys[index.0 as usize].slots.retain(|slot| {
-            let pool = &mut pools[slot.pool.0 as usize];
-            let stays = !leaves(&pool.model);
-            if !stays {
-                recool(pool, cooling, index, slot, None);
-                pool.leave(slot.leaf, slot.state);
-            }
-            stays
-        });
-    }
-
-    pub(crate) fn retire_key(&mut self, key: KeyId) {
-        let Some(index) = self.key_index.get(&key).copied() else { return };
-        self.leave_pools(index, |_| true);
-        let retired = &mut self.keys[index.0 as usize].retired;
-        self.keys_served -= usize::from(!std::mem::replace(retired, true));
-        self.key_changed(index);
-    }
-
-    /// Brings a key's weights and counts in line with its facts, window,
-    /// holders and cooldowns.
-    pub(crate) fn refresh(&mut self, index: KeyIndex) {
-        let Self { keys, pools, rules, now, .. } = self;
-        let key = &mut keys[index.0 as usize];
-        let weight = key.effective_weight(rules);
-        for place in 0..key.slots.len() {
-            let slot = &key.slots[place];
-            let state = key.state_in(slot, *now, rules);
-            let pool = &mut pools[slot.pool.0 as usize];
-            pool.recount(slot.state, state);
-            let weight = if state == KeyState::Usable { weight } else { 0 };
-            pool.weights.set(slot.leaf as usize, weight);
-            key.slots[place].state = state;
-        }
-    }
-
-    /// Makes a key cool for one model until then.
-    pub(crate) fn cool(&mut self, index: KeyIndex, pool: PoolIndex, until: Time) {
-        let Self { keys, pools, cooling, .. } = self;
-        let slots = &mut keys[index.0 as usize].slots;
-        let Some(slot) = slots.iter_mut().find(|slot| slot.pool == pool) else { return };
-        recool(&mut pools[pool.0 as usize], cooling, index, slot, Some(until));
-        slot.cooling_until = Some(until);
-    }
-
-    pub(crate) fn advance_cooldowns(&mut self) {
-        while let Some((until, pool)) = self.cooling.first().copied() {
-            if until > self.now {
-                break;
-            }
-            self.cooling.pop_first();
-            while let Some(index) = self.pools[pool.0 as usize].cooled(self.now) {
-                self.end_cooldown(index, pool);
-            }
-        }
-    }
-
-    fn end_cooldown(&mut self, index: KeyIndex, pool: PoolIndex) {
-        let key = &mut self.keys[index.0 as usize];
-        if let Some(slot) = key.slots.iter_mut().find(|slot| slot.pool == pool) {
-            let old = slot.cooling_until.take();
-            self.pools[pool.0 as usize].cool(index, old, None);
-        }
-        self.refresh(index);
-        self.key_changed(index);
-    }
-
-    fn advance_windows(&mut self) {
-        let minute = self.now.minute();
-        while let Some(entry) = self.leaving.first_entry() {
-            if *entry.key() > minute {
-                break;
-            }
-            for index in entry.remove() {
-                let window = &mut self.keys[index.0 as usize].window;
-                let before = window.tokens();
-                window.advance(minute);
-                let gone = before - window.tokens();
-                self.window_tokens -= u128::from(gone);
-                self.refresh(index);
-            }
-        }
-    }
-
-    /// Counts tokens in a key's window, if the minute is still inside.
-    pub(crate) fn add_to_window(&mut self, index: KeyIndex, minute: u32, tokens: u64) {
-        if leaves_at(minute) <= self.now.minute() {
-            return;
-        }
-        let window = &mut self.keys[index.0 as usize].window;
-        let before = window.tokens();
-        if window.add(minute, tokens) {
-            self.leaving.entry(leaves_at(minute)).or_default().push(index);
-        }
-        let added = window.tokens() - before;
-        self.window_tokens += u128::from(added);
-    }
-
-    // Sessions.
-
-    fn select(&mut self, at: Time, selected: &KeysSelected) {
-        let index = match self.sessions.find(selected.session.owner, &selected.session.id) {
-            Some(index) => index,
-            None => self.insert_session(&selected.session, selected.user, at),
-        };
-        let is_live = self.sessions.get(index).is_some_and(Session::is_live);
-        if selected.opened || !is_live {
-            self.open(index, selected.user, at, selected.deadline);
-        } else {
-            self.renew(index, selected.deadline);
-        }
-        self.make_room(index, &selected.picks);
-        for pick in &selected.picks {
-            let pool = self.pool_place(&pick.model);
-            if let Some((key, _)) = self.key(pick.key) {
-                self.hold(index, key, pool);
-                self.keys[key.0 as usize].last_used = Some(at);
-                self.key_changed(key);
-            }
-        }
-        self.session_changed(index);
-    }
-
-    /// Adds a session as ended; [`State::open`] makes it live.
-    pub(crate) fn insert_session(
-        &mut self,
-        name: &SessionRef,
-        user: i32,
-        at: Time,
-    ) -> SessionIndex {
-        let session = Session::new(name, user, at, Phase::Ended { at });
-        let index = self
-            .sessions
-            .insert(session)
-            .expect("`State::select` looked for it and did not find it");
-        self.ended.push(&mut self.sessions, index);
-        self.sessions_ended += 1;
-        self.user_list(user).push(index);
-        index
-    }
-
-    /// Adds a session as it was; none when it is there already.
-    pub(crate) fn restore_session(&mut self, session: Session) -> Option<SessionIndex> {
-        let (user, phase) = (session.user, session.phase);
-        let index = self.sessions.insert(session)?;
-        self.user_list(user).push(index);
-        match phase {
-            Phase::Ended { .. } => {
-                self.ended.push(&mut self.sessions, index);
-                self.sessions_ended += 1;
-            }
-            Phase::Live { deadline, .. } => {
-                let kept = self.deadlines.push(&mut self.sessions, index, deadline);
-                self.sessions_live += 1;
-                if let Some(session) = self.sessions.get_mut(index) {
-                    session.phase = Phase::Live { deadline, second: kept };
-                }
-            }
-        }
-        Some(index)
-    }
-
-    /// Begins a period of use, in which nothing is held yet.
-    pub(crate) fn open(&mut self, index: SessionIndex, user: i32, at: Time, deadline: Time) {
-        self.give_back_all(index);
-        self.leave_phase(index);
-        self.user_list_of(index).remove(index);
-        self.user_list(user).push(index);
-        let second = self.deadlines.push(&mut self.sessions, index, deadline);
-        self.sessions_live += 1;
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        session.user = user;
-        session.opened = at;
-        session.phase = Phase::Live { deadline, second };
-    }
-
-    fn renew(&mut self, index: SessionIndex, later: Time) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let Phase::Live { deadline, second } = &mut session.phase else { return };
-        *deadline = later;
-        let is_in_time = second.is_some_and(|second| second <= second_of(later));
-        if !is_in_time {
-            self.look_at(index, later);
-        }
-    }
-
-    /// Moves a live session that would be looked at too late, or was found
-    /// overdue before it was renewed.
-    fn look_at(&mut self, index: SessionIndex, deadline: Time) {
-        self.leave_phase(index);
-        let second = self.deadlines.push(&mut self.sessions, index, deadline);
-        self.sessions_live += 1;
-        if let Some(session) = self.sessions.get_mut(index) {
-            session.phase = Phase::Live { deadline, second };
-        }
-    }
-
-    /// Takes the session out of the list that its phase keeps it in.
-    fn leave_phase(&mut self, index: SessionIndex) {
-        let Some(session) = self.sessions.get(index) else { return };
-        match session.phase {
-            Phase::Live { second, .. } => {
-                self.sessions_live -= 1;
-                match second {
-                    Some(second) => self.deadlines.remove(&mut self.sessions, index, second),
-                    None => self.overdue.remove(&mut self.sessions, index),
-                }
-            }
-            Phase::Ended { .. } => {
-                self.sessions_ended -= 1;
-                self.ended.remove(&mut self.sessions, index);
-            }
-        }
-    }
-
-    /// Takes the memory that new allocations need, and no more.
-    fn make_room(&mut self, index: SessionIndex, picks: &[Pick]) {
-        let drawn = picks.iter().filter(|pick| !pick.already_held).count();
-        if let Some(session) = self.sessions.get_mut(index) {
-            session.allocations.reserve_exact(drawn);
-        }
-    }
-
-    fn hold(&mut self, index: SessionIndex, key: KeyIndex, pool: PoolIndex) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let is_new_holder = !session.holds(key);
-        session.hold(key, pool, self.rules.session_allocations_max);
-        if is_new_holder {
-            self.keys[key.0 as usize].holders += 1;
-            self.refresh(key);
-        }
-    }
-
-    fn give_back(&mut self, index: SessionIndex, key: KeyIndex, pool: PoolIndex) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let Some(allocation) = session.allocation_mut(key, pool) else { return };
-        if !std::mem::take(&mut allocation.held) || session.holds(key) {
-            return;
-        }
-        self.keys[key.0 as usize].holders -= 1;
-        self.refresh(key);
-    }
-
-    fn give_back_all(&mut self, index: SessionIndex) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let allocations = session.allocations.iter_mut();
-        let held = allocations.filter_map(|one| std::mem::take(&mut one.held).then_some(one.key));
-        let mut keys: Vec<KeyIndex> = held.collect();
-        keys.sort_unstable();
-        keys.dedup();
-        for key in keys {
-            self.keys[key.0 as usize].holders -= 1;
-            self.refresh(key);
-        }
-    }
-
-    fn release(&mut self, at: Time, released: &KeysReleased) {
-        let name = &released.session;
-        let Some(deadline) = released.deadline else { return self.end_named(at, name) };
-        let Some(index) = self.sessions.find(name.owner, &name.id) else { return };
-        for (model, key) in &released.allocations {
-            let pool = self.pool_place(model);
-            if let Some((key, _)) = self.key(*key) {
-                self.give_back(index, key, pool);
-            }
-        }
-        self.renew(index, deadline);
-        self.session_changed(index);
-    }
-
-    fn end_named(&mut self, at: Time, name: &SessionRef) {
-        if let Some(index) = self.sessions.find(name.owner, &name.id) {
-            self.end(index, at);
-        }
-    }
-
-    /// Ends a live session; one that has ended stays as it is.
-    fn end(&mut self, index: SessionIndex, at: Time) {
-        if !self.sessions.get(index).is_some_and(Session::is_live) {
-            return;
-        }
-        self.give_back_all(index);
-        self.leave_phase(index);
-        self.ended.push(&mut self.sessions, index);
-        self.sessions_ended += 1;
-        if let Some(session) = self.sessions.get_mut(index) {
-            session.phase = Phase::Ended { at };
-        }
-        self.session_changed(index);
-        self.forget_ended();
-    }
-
-    pub(crate) fn advance_deadlines(&mut self) {
-        while let Some((second, index)) = self.deadlines.due(self.now) {
-            self.deadlines.remove(&mut self.sessions, index, second);
-            let second = self.keep_or_expire(index);
-            if let Some(session) = self.sessions.get_mut(index)
-                && let Phase::Live { second: kept, .. } = &mut session.phase
-            {
-                *kept = second;
-            }
-        }
-    }
-
-    /// Puts a session whose second came back under its deadline, if it was
-    /// renewed, or among the overdue ones.
-    fn keep_or_expire(&mut self, index: SessionIndex) -> Option<NonZeroU64> {
-        let renewed = self.sessions.get(index).and_then(|session| session.live_until(self.now));
-        match renewed {
-            Some(deadline) => self.deadlines.push(&mut self.sessions, index, deadline),
-            None => {
-                self.overdue.push(&mut self.sessions, index);
-                None
-            }
-        }
-    }
-
-    fn forget_ended(&mut self) {
-        while let Some(index) = self.ended.first() {
-            let Some(session) = self.sessions.get(index) else { return };
-            let Phase::Ended { at } = session.phase else { return };
-            let is_recent = at.after(self.rules.ended_session_ttl) > self.now;
-            if is_recent && self.sessions_ended <= self.rules.ended_sessions_max {
-                return;
-            }
-            self.leave_phase(index);
-            self.user_list_of(index).remove(index);
-            if let Some(session) = self.sessions.remove(index) {
-                self.journal.forgotten.push(session.name());
-            }
-        }
-    }
-
-    /// Puts the ended sessions in the order they ended in. Those of the same
-    /// instant stay as they are.
-    pub(crate) fn order_ended(&mut self) {
-        let ended = self.ended.iter(&self.sessions);
-        let mut ended: Vec<_> =
-            ended.filter_map(|index| Some((self.ended_at(index)?, index))).collect();
-        ended.sort_by_key(|(at, _)| *at);
-        self.ended = List::new(Chain::Due);
-        for (_, index) in ended {
-            self.ended.push(&mut self.sessions, index);
-        }
-    }
-
-    fn ended_at(&self, index: SessionIndex) -> Option<Time> {
-        match self.sessions.get(index)?.phase {
-            Phase::Ended { at } => Some(at),
-            Phase::Live { .. } => None,
-        }
-    }
-
-    // Usage.
-
-    fn track(&mut self, at: Time, usage: &UsageTracked) {
-        let receipt = Receipt::of(usage);
-        self.receipts.add(receipt, at);
-        self.journal.receipts.push(ReceiptRow { hour: at.hour(), receipt });
-        self.journal.usage.push(usage_row(at, usage));
-        self.lifetime.add(usage.tokens, usage.outcome);
-        let pool = self.pool_place(&usage.model);
-        let index = self.sessions.find(usage.session.owner, &usage.session.id);
-        if let Some((key, _)) = self.key(usage.key) {
-            self.track_key(at, key, pool, usage);
-            if let Some(index) = index {
-                self.track_session(index, key, pool, usage);
-            }
-        }
-    }
-
-    fn track_key(&mut self, at: Time, index: KeyIndex, pool: PoolIndex, usage: &UsageTracked) {
-        let key = &mut self.keys[index.0 as usize];
-        key.lifetime.add(usage.tokens, usage.outcome);
-        key.last_used = Some(at);
-        self.add_to_window(index, usage.occurred.minute(), usage.tokens.spent());
-        if let Some(until) = usage.cooling_until {
-            self.cool(index, pool, until);
-        }
-        self.refresh(index);
-        self.key_changed(index);
-    }
-
-    fn track_session(
-        &mut self,
-        index: SessionIndex,
-        key: KeyIndex,
-        pool: PoolIndex,
-        usage: &UsageTracked,
-    ) {
-        if let Some(session) = self.sessions.get_mut(index)
-            && let Some(allocation) = session.allocation_mut(key, pool)
-        {
-            allocation.usage.add(usage.tokens, usage.outcome);
-        }
-        if let Some(deadline) = usage.deadline {
-            self.renew(index, deadline);
-        }
-        self.session_changed(index);
-    }
-
-    // Bookkeeping.
-
-    fn user_list(&mut self, user: i32) -> UserList<'_> {
-        UserList { user, by_user: &mut self.by_user, sessions: &mut self.sessions }
-    }
-
-    fn user_list_of(&mut self, index: SessionIndex) -> UserList<'_> {
-        let user = self.sessions.get(index).map_or(0, |session| session.user);
-        self.user_list(user)
-    }
-
     pub(crate) fn key_changed(&mut self, index: KeyIndex) {
-        let key = &mut self.keys[index.0 as usize];
-        if !std::mem::replace(&mut key.changed, true) {
+        let listed = &mut self.keys[index.0 as usize].listed;
+        if listed.put(Reader::Local) {
             self.journal.keys.push(index);
+        }
+        if let Some(fleet) = &mut self.fleet
+            && listed.put(Reader::Fleet)
+        {
+            fleet.unshared.key(index);
         }
     }
 
     pub(crate) fn session_changed(&mut self, index: SessionIndex) {
-        if let Some(session) = self.sessions.get_mut(index)
-            && !std::mem::replace(&mut session.changed, true)
-        {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.listed.put(Reader::Local) {
             self.journal.sessions.push(index);
         }
-    }
-}
-
-/// The sessions of one user; users without any take no room.
-struct UserList<'state> {
-    user: i32,
-    by_user: &'state mut HashMap<i32, List>,
-    sessions: &'state mut Sessions,
-}
-
-impl UserList<'_> {
-    fn push(self, index: SessionIndex) {
-        let list = self.by_user.entry(self.user).or_insert(List::new(Chain::User));
-        list.push(self.sessions, index);
-    }
-
-    fn remove(self, index: SessionIndex) {
-        let Some(list) = self.by_user.get_mut(&self.user) else { return };
-        list.remove(self.sessions, index);
-        if list.first().is_none() {
-            self.by_user.remove(&self.user);
+        if let Some(fleet) = &mut self.fleet
+            && session.listed.put(Reader::Fleet)
+        {
+            fleet.unshared.session(index);
         }
-    }
-}
-
-/// Replaces the instant until which a key cools in one pool, and keeps the
-/// pool on the list of due cooldowns as long as any of its keys cools until
-/// then.
-fn recool(
-    pool: &mut Pool,
-    cooling: &mut BTreeSet<(Time, PoolIndex)>,
-    index: KeyIndex,
-    slot: &Slot,
-    until: Option<Time>,
-) {
-    pool.cool(index, slot.cooling_until, until);
-    if let Some(old) = slot.cooling_until
-        && !pool.cools_until(old)
-    {
-        cooling.remove(&(old, slot.pool));
-    }
-    if let Some(until) = until {
-        cooling.insert((until, slot.pool));
-    }
-}
-
-fn usage_row(at: Time, usage: &UsageTracked) -> UsageRow {
-    UsageRow {
-        at,
-        session: usage.session.clone(),
-        user: usage.user,
-        key: usage.key,
-        model: usage.model.clone(),
-        tokens: usage.tokens,
-        outcome: usage.outcome,
-        late: usage.late,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::event::OwnWeight;
+    use crate::event::{KeyFacts, OwnWeight};
 
     fn facts(number: u8, names: &[&str]) -> Arc<KeyFacts> {
         Arc::new(KeyFacts {

@@ -64,6 +64,8 @@ pub struct SessionStats {
     pub ended: bool,
     /// What it holds or held.
     pub allocations: Vec<AllocationStats>,
+    /// Where it lives; none for this node.
+    pub node: Option<Arc<str>>,
 }
 
 /// One key that a session holds or held.
@@ -79,7 +81,7 @@ pub struct AllocationStats {
     pub usage: Usage,
 }
 
-/// The whole node.
+/// Keys, sessions and what was spent, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Served keys.
@@ -114,6 +116,19 @@ impl State {
             sessions_live: self.sessions_live,
             window_tokens: u64::try_from(self.window_tokens).unwrap_or(u64::MAX),
             lifetime: self.lifetime,
+        }
+    }
+
+    /// All nodes together: what is known here, and what others published.
+    pub fn totals_everywhere(&self) -> Totals {
+        let own = self.totals();
+        let Some(fleet) = &self.fleet else { return own };
+        let window = self.window_tokens + self.window_tokens_elsewhere;
+        Totals {
+            sessions_live: own.sessions_live + fleet.guests_live(),
+            window_tokens: u64::try_from(window).unwrap_or(u64::MAX),
+            lifetime: fleet.lifetime().fold(own.lifetime, |sum, node| sum.plus(&node)),
+            ..own
         }
     }
 
@@ -153,7 +168,7 @@ impl State {
 
     /// Keys that one session holds or held.
     pub fn keys_of_session(&self, name: &SessionRef) -> Vec<KeyStats> {
-        self.keys_of(self.session(name).into_iter())
+        self.keys_of(self.session(name).into_iter().chain(self.guest(name)))
     }
 
     fn keys_of<'state>(&self, sessions: impl Iterator<Item = &'state Session>) -> Vec<KeyStats> {
@@ -176,9 +191,23 @@ impl State {
         })
     }
 
-    /// One session.
+    /// One session, of whatever node it lives at.
     pub fn session_stats(&self, name: &SessionRef) -> Option<SessionStats> {
-        self.session(name).map(|session| self.session_stats_of(session))
+        let own = self.session(name).filter(|own| own.is_live());
+        let guest = self.guest(name).filter(|guest| guest.is_live());
+        let session = own.or(guest).or_else(|| self.session(name))?;
+        Some(self.session_stats_of(session))
+    }
+
+    fn guest(&self, name: &SessionRef) -> Option<&Session> {
+        let fleet = self.fleet.as_ref()?;
+        fleet.guest(name).map(|(_, guest)| guest)
+    }
+
+    /// Live sessions of other nodes from `place` on, with their places.
+    pub fn guests_from(&self, place: usize) -> impl Iterator<Item = (usize, SessionStats)> {
+        let guests = self.fleet.iter().flat_map(move |fleet| fleet.guests_from(place));
+        guests.map(|(place, guest)| (place, self.session_stats_of(guest)))
     }
 
     /// Sessions of every owner from `place` on, with their places.
@@ -205,13 +234,23 @@ impl State {
             state,
             tier: key.tier(&self.rules),
             weight: weight_for_people(weight),
-            holders: key.holders,
+            holders: key.holders_everywhere(),
             holders_max: key.holders_max(&self.rules),
-            window_tokens: key.window.tokens(),
-            lifetime: key.lifetime,
-            last_used: key.last_used,
-            cooling_until: key.slots.iter().filter_map(|slot| slot.cooling_until).min(),
+            window_tokens: key.window_tokens(),
+            lifetime: self.lifetime_everywhere(key),
+            last_used: self.last_used_everywhere(key),
+            cooling_until: key.slots.iter().filter_map(|slot| slot.cools_until()).min(),
         }
+    }
+
+    fn lifetime_everywhere(&self, key: &Key) -> Usage {
+        let nodes = self.key_by_node(key.id());
+        nodes.iter().fold(key.lifetime, |sum, node| sum.plus(&node.lifetime))
+    }
+
+    fn last_used_everywhere(&self, key: &Key) -> Option<Time> {
+        let nodes = self.key_by_node(key.id());
+        nodes.iter().filter_map(|node| node.last_used).chain(key.last_used).max()
     }
 
     fn state_of(&self, key: &Key) -> KeyState {
@@ -240,6 +279,7 @@ impl State {
             end,
             ended,
             allocations: allocations.collect(),
+            node: self.fleet.as_ref().and_then(|fleet| fleet.home_of(session)),
         }
     }
 }

@@ -104,7 +104,7 @@ impl TrackUsage {
         let slot = key.slot(pool)?;
         let asked = self.retry_after.unwrap_or(state.rules.cooldown);
         let until = self.occurred.min(now).after(asked.min(state.rules.cooldown_max));
-        (until > now && slot.cooling_until.is_none_or(|old| until > old)).then_some(until)
+        (until > now && slot.cools_until().is_none_or(|old| until > old)).then_some(until)
     }
 
     fn event(&self, now: Time, user: i32, late: bool) -> UsageTracked {

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How many one-minute buckets a window has.
 pub(crate) const WINDOW_MINUTES: u32 = 60;
@@ -42,6 +42,16 @@ impl Window {
                 true
             }
         }
+    }
+
+    /// Replaces everything by buckets that lie inside the window; answers the
+    /// minutes that were not there before, which will have to leave.
+    pub(crate) fn replace(&mut self, buckets: BTreeMap<u32, u64>) -> Vec<u32> {
+        let known = |minute: &u32| self.buckets.iter().any(|(bucket, _)| bucket == minute);
+        let new = buckets.keys().copied().filter(|minute| !known(minute)).collect();
+        self.tokens = buckets.values().copied().map(u128::from).sum();
+        self.buckets = buckets.into_iter().collect();
+        new
     }
 
     /// Drops what is no longer inside when the current minute is `now`.

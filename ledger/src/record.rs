@@ -92,6 +92,8 @@ impl Entry {
 const LINE_FRAME_BYTES: usize = 512;
 /// One pick without its model's name.
 const PICK_BYTES: usize = 192;
+/// A key of a session that moved, with what was spent.
+const MOVED_BYTES: usize = 192;
 
 fn fact_bytes_estimate(fact: &Fact) -> usize {
     match fact {
@@ -125,6 +127,12 @@ fn event_bytes_estimate(event: &Event) -> usize {
             released.session.id.len() + keys.sum::<usize>()
         }
         Event::SessionExpired(expired) => expired.session.id.len(),
+        Event::SessionMovedIn(moved) => {
+            let keys = moved.allocations.iter();
+            let keys = keys.map(|one| MOVED_BYTES + one.model.as_str().len());
+            moved.session.id.len() + moved.from.len() + keys.sum::<usize>()
+        }
+        Event::SessionMovedOut(moved) => moved.session.id.len() + moved.to.len(),
     }
 }
 

@@ -188,6 +188,7 @@ impl Fleet {
             end: Time::from_ms(NOW.as_ms() + 1 + n as u64 * 3_600 / 1_000),
             ended: false,
             term: 0,
+            base: 0,
             allocations: vec![AllocationRow { key, model, held: true, usage }],
         }
     }

@@ -397,6 +397,7 @@ fn session(n: u32, keys: &[u8]) -> SessionRow {
         end: Time::from_ms(NOW.as_ms() + 3_600_000 + u64::from(n)),
         ended: false,
         term: 0,
+        base: 0,
         allocations: keys.iter().map(allocation).collect(),
     }
 }

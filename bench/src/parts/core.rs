@@ -158,5 +158,6 @@ fn select(number: usize) -> Select {
         user: (number % 1_000) as i32,
         models: vec![model()],
         count: 1,
+        reserved: None,
     }
 }

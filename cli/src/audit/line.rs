@@ -82,6 +82,8 @@ impl Line {
             "usage.tracked" => self.usage(),
             "keys.released" => self.released(),
             "session.expired" => subject(self.session()),
+            "session.moved_in" => self.moved("from"),
+            "session.moved_out" => self.moved("to"),
             "node.started" => subject(format!(
                 "version {}, durability {}",
                 self.text("version"),
@@ -151,6 +153,14 @@ impl Line {
         let keys = keys.map(|key| format!("{} {}", plain(&key["model"]), plain(&key["key"])));
         let end = self.0["deadline"].is_null().then(|| "the session ended".to_owned());
         What { subject: self.session(), items: keys.chain(end).collect() }
+    }
+
+    /// A session that changed its node; `field` names the other one.
+    fn moved(&self, field: &str) -> What {
+        let node = format!("{field} node {}", self.text(field));
+        let keys = list(&self.0["keys"]).iter();
+        let keys = keys.map(|key| format!("{} {}", plain(&key["model"]), plain(&key["key"])));
+        What { subject: self.session(), items: std::iter::once(node).chain(keys).collect() }
     }
 
     fn key_facts(&self) -> What {

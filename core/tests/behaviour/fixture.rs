@@ -149,7 +149,7 @@ pub(crate) fn session(name: &str) -> SessionRef {
 
 pub(crate) fn select(name: &str, models: &[&str], count: u32) -> Select {
     let models = models.iter().map(|name| model(name)).collect();
-    Select { session: session(name), user: USER, models, count }
+    Select { session: session(name), user: USER, models, count, reserved: None }
 }
 
 /// A report of a success, spent at `clock`.

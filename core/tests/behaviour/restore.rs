@@ -23,6 +23,7 @@ fn ended_session(name: &str, ended: &str) -> SessionRow {
         end: at(ended),
         ended: true,
         term: 0,
+        base: 0,
         allocations: Vec::new(),
     }
 }

@@ -104,6 +104,7 @@ fn session_stats(session: &NaiveSession) -> SessionStats {
         end: session.end,
         ended: session.ended.is_some(),
         allocations: allocations.collect(),
+        node: None,
     }
 }
 

@@ -137,6 +137,7 @@ impl History {
             user: random.one_of(&[7, 7, 8]),
             models,
             count: random.one_of(&[1, 1, 2, 3, 9]),
+            reserved: None,
         };
         let decision = self.decide(&select);
         match (self.naive.plan(&select), decision) {

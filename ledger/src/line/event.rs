@@ -5,7 +5,7 @@ use key_server_core::Event;
 use super::caches::Caches;
 use super::scanner::{Scanner, field};
 use super::writer::LineWriter;
-use super::{key, session, usage};
+use super::{key, moved, session, usage};
 use crate::error::Fault;
 use crate::record::{Durability, Fact};
 
@@ -19,6 +19,8 @@ pub(super) fn name(fact: &Fact) -> &'static str {
         Fact::Domain(Event::UsageTracked(_)) => "usage.tracked",
         Fact::Domain(Event::KeysReleased(_)) => "keys.released",
         Fact::Domain(Event::SessionExpired(_)) => "session.expired",
+        Fact::Domain(Event::SessionMovedIn(_)) => "session.moved_in",
+        Fact::Domain(Event::SessionMovedOut(_)) => "session.moved_out",
         Fact::NodeStarted { .. } => "node.started",
         Fact::NodeStopped => "node.stopped",
         Fact::LedgerResumed { .. } => "ledger.resumed",
@@ -58,6 +60,8 @@ fn encode_domain(event: &Event, line: &mut LineWriter<'_>) {
         Event::UsageTracked(usage) => usage::encode(usage, line),
         Event::KeysReleased(released) => session::encode_released(released, line),
         Event::SessionExpired(expired) => session::encode_ref(&expired.session, line),
+        Event::SessionMovedIn(moved) => moved::encode_in(moved, line),
+        Event::SessionMovedOut(moved) => moved::encode_out(moved, line),
     }
 }
 
@@ -75,6 +79,8 @@ pub(super) fn decode(
         "usage.tracked" => Event::UsageTracked(usage::decode(line, caches)?),
         "keys.released" => Event::KeysReleased(session::decode_released(line, caches)?),
         "session.expired" => Event::SessionExpired(session::decode_expired(line)?),
+        "session.moved_in" => Event::SessionMovedIn(moved::decode_in(line, caches)?),
+        "session.moved_out" => Event::SessionMovedOut(moved::decode_out(line)?),
         _ => return decode_ledger_fact(name, line),
     };
     Ok(Fact::Domain(event))

@@ -7,6 +7,7 @@
 mod caches;
 mod event;
 mod key;
+mod moved;
 mod scanner;
 mod session;
 mod usage;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use key_server_core::{
-    Event, KeyFacts, KeyId, KeysReleased, KeysSelected, ModelName, Outcome, OwnWeight, Pick,
-    SessionExpired, SessionRef, Tier, Time, Tokens, UsageTracked,
+    Event, KeyFacts, KeyId, KeysReleased, KeysSelected, ModelName, MovedAllocation, Outcome,
+    OwnWeight, Pick, SessionExpired, SessionMovedIn, SessionMovedOut, SessionRef, Tier, Time,
+    Tokens, Usage, UsageTracked,
 };
 
 use crate::chain::line_hash;
@@ -96,6 +97,29 @@ fn released() -> KeysReleased {
     KeysReleased { session: session(), allocations, deadline: None }
 }
 
+fn moved_in() -> SessionMovedIn {
+    let tokens = Tokens { input: 90, output: 10, cached_input: 0 };
+    SessionMovedIn {
+        session: SessionRef { owner: 1_000, id: "session_124".into() },
+        user: 456,
+        opened: time(1),
+        deadline: time(3_601),
+        from: "n_9c2b".into(),
+        term: 2,
+        base: 1,
+        allocations: vec![MovedAllocation {
+            model: model("openai/gpt-4o"),
+            key: key(1),
+            usage: Usage { requests: 1, failures: 0, tokens },
+        }],
+    }
+}
+
+fn moved_out() -> SessionMovedOut {
+    let SessionMovedIn { session, from, .. } = moved_in();
+    SessionMovedOut { session, to: from, term: 3 }
+}
+
 /// Each kind of entry, in an order in which they could happen.
 pub(super) fn entries() -> Vec<Entry> {
     let caller =
@@ -113,6 +137,8 @@ pub(super) fn entries() -> Vec<Entry> {
         of_caller(Event::UsageTracked(tracked())),
         of_caller(Event::KeysReleased(released())),
         Entry::of_node(Event::SessionExpired(expired)),
+        of_caller(Event::SessionMovedIn(moved_in())),
+        Entry::of_node(Event::SessionMovedOut(moved_out())),
         Entry::of_node(Event::KeyRetired { key: key(1) }),
         Entry::of_node(Fact::LedgerResumed { refused_count: 17, since: time(8), error }),
         Entry::of_node(Fact::NodeStopped),

@@ -4,8 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use key_server_core::{
-    Event, KeyFacts, KeyId, KeysReleased, KeysSelected, ModelName, Outcome, OwnWeight, Pick,
-    SessionExpired, SessionRef, Tier, Time, Tokens, UsageTracked,
+    Event, KeyFacts, KeyId, KeysReleased, KeysSelected, ModelName, MovedAllocation, Outcome,
+    OwnWeight, Pick, SessionExpired, SessionMovedIn, SessionMovedOut, SessionRef, Tier, Time,
+    Tokens, Usage, UsageTracked,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -123,6 +124,26 @@ fn tracked() -> impl Strategy<Value = UsageTracked> {
     )
 }
 
+fn moved_in() -> impl Strategy<Value = SessionMovedIn> {
+    let usage = any::<(u64, u64, u64, u64, u64)>().prop_map(
+        |(requests, failures, input, output, cached_input)| Usage {
+            requests,
+            failures,
+            tokens: Tokens { input, output, cached_input },
+        },
+    );
+    let allocation = (model(), key(), usage).prop_map(|(model, key, usage)| MovedAllocation {
+        model,
+        key,
+        usage,
+    });
+    let what = (session(), any::<(i32, u32, u32)>(), time(), time(), text());
+    (what, vec(allocation, 0..4)).prop_map(|(what, allocations)| {
+        let (session, (user, term, base), opened, deadline, from) = what;
+        SessionMovedIn { session, user, opened, deadline, from, term, base, allocations }
+    })
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let released = (session(), vec((model(), key()), 0..4), proptest::option::of(time()));
     prop_oneof![
@@ -135,6 +156,10 @@ fn event() -> impl Strategy<Value = Event> {
             Event::KeysReleased(KeysReleased { session, allocations, deadline })
         }),
         session().prop_map(|session| Event::SessionExpired(SessionExpired { session })),
+        moved_in().prop_map(Event::SessionMovedIn),
+        (session(), text(), any::<u32>()).prop_map(|(session, to, term)| {
+            Event::SessionMovedOut(SessionMovedOut { session, to, term })
+        }),
     ]
 }
 

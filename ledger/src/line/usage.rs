@@ -55,7 +55,7 @@ pub(super) fn decode(line: &mut Scanner<'_>, caches: &mut Caches) -> Result<Usag
     })
 }
 
-fn encode_tokens(tokens: Tokens, line: &mut LineWriter<'_>) {
+pub(super) fn encode_tokens(tokens: Tokens, line: &mut LineWriter<'_>) {
     line.raw(field!("input_tokens"));
     line.number(tokens.input);
     line.raw(field!("output_tokens"));
@@ -64,7 +64,7 @@ fn encode_tokens(tokens: Tokens, line: &mut LineWriter<'_>) {
     line.number(tokens.cached_input);
 }
 
-fn decode_tokens(line: &mut Scanner<'_>) -> Result<Tokens, Fault> {
+pub(super) fn decode_tokens(line: &mut Scanner<'_>) -> Result<Tokens, Fault> {
     Ok(Tokens {
         input: line.field_number(field!("input_tokens"))?,
         output: line.field_number(field!("output_tokens"))?,

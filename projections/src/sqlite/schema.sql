@@ -49,7 +49,8 @@ CREATE TABLE session (
     opened_ms       INTEGER NOT NULL,
     end_ms          INTEGER NOT NULL, -- when it ends unless renewed, or ended
     ended           INTEGER NOT NULL, -- 1 when it has ended
-    term            INTEGER NOT NULL, -- how often it moved from node to node
+    term            INTEGER NOT NULL, -- grows with each draw and each move between nodes
+    base            INTEGER NOT NULL, -- the term at the node that it came from; 0: opened here
     crc             INTEGER NOT NULL, -- CRC-32 of this row and of its allocations
     UNIQUE (owner, id)
 ) STRICT;

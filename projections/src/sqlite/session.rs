@@ -12,11 +12,11 @@ use crate::sqlite::row_crc::RowCrc;
 const FIND: &str = "SELECT session FROM session WHERE owner = ?1 AND id = ?2";
 
 const ADD: &str = "
-    INSERT INTO session (owner, id, user, opened_ms, end_ms, ended, term, crc)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    INSERT INTO session (owner, id, user, opened_ms, end_ms, ended, term, base, crc)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 const REPLACE: &str = "
-    UPDATE session SET user = ?2, opened_ms = ?3, end_ms = ?4, ended = ?5, term = ?6, crc = ?7
+    UPDATE session SET user = ?2, opened_ms = ?3, end_ms = ?4, ended = ?5, term = ?6, base = ?7, crc = ?8
     WHERE session = ?1";
 
 /// Rows that are as they were are not touched: a renewal costs no write.
@@ -48,6 +48,7 @@ pub(crate) struct SessionColumns<'text> {
     pub(crate) end_ms: i64,
     pub(crate) ended: i64,
     pub(crate) term: i64,
+    pub(crate) base: i64,
 }
 
 impl<'row> SessionColumns<'row> {
@@ -60,13 +61,14 @@ impl<'row> SessionColumns<'row> {
             end_ms: time_to_sql(row.end),
             ended: i64::from(row.ended),
             term: i64::from(row.term),
+            base: i64::from(row.base),
         }
     }
 
     /// The checksum over the session and what it holds or held.
     pub(crate) fn crc(&self, crc: &mut RowCrc, allocations: &[AllocationColumns]) -> i64 {
         crc.begin().number(self.owner).text(self.id).number(self.user);
-        crc.numbers(&[self.opened_ms, self.end_ms, self.ended, self.term]);
+        crc.numbers(&[self.opened_ms, self.end_ms, self.ended, self.term, self.base]);
         for allocation in allocations {
             crc.numbers(allocation);
         }
@@ -173,9 +175,9 @@ impl<'connection> Writer<'connection> {
     }
 
     fn add(&mut self, columns: &SessionColumns<'_>, crc: i64) -> Result<i64, Fault> {
-        let SessionColumns { owner, id, user, opened_ms, end_ms, ended, term } = columns;
-        let session =
-            self.add.insert(params![owner, id, user, opened_ms, end_ms, ended, term, crc])?;
+        let SessionColumns { owner, id, user, opened_ms, end_ms, ended, term, base } = columns;
+        let columns = params![owner, id, user, opened_ms, end_ms, ended, term, base, crc];
+        let session = self.add.insert(columns)?;
         Ok(session)
     }
 
@@ -185,8 +187,9 @@ impl<'connection> Writer<'connection> {
         columns: &SessionColumns<'_>,
         crc: i64,
     ) -> Result<(), Fault> {
-        let SessionColumns { user, opened_ms, end_ms, ended, term, .. } = columns;
-        self.replace.execute(params![session, user, opened_ms, end_ms, ended, term, crc])?;
+        let SessionColumns { user, opened_ms, end_ms, ended, term, base, .. } = columns;
+        let columns = params![session, user, opened_ms, end_ms, ended, term, base, crc];
+        self.replace.execute(columns)?;
         self.delete_allocations.execute((session, self.allocations.len() as i64))?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::sqlite::numbers::{flag, narrow, time_from_sql, usage_columns, usage_f
 use crate::sqlite::row_crc::RowCrc;
 use crate::sqlite::session::{AllocationColumns, SessionColumns, name};
 
-const SESSIONS: &str = "SELECT session, owner, id, user, opened_ms, end_ms, ended, term, crc FROM session ORDER BY session";
+const SESSIONS: &str = "SELECT session, owner, id, user, opened_ms, end_ms, ended, term, base, crc FROM session ORDER BY session";
 
 const ALLOCATIONS: &str = "
     SELECT session, place, key, model, held,
@@ -69,8 +69,9 @@ impl Reader {
             end_ms: row.get(5)?,
             ended: row.get(6)?,
             term: row.get(7)?,
+            base: row.get(8)?,
         };
-        if columns.crc(&mut self.crc, &self.allocations) != row.get::<_, i64>(8)? {
+        if columns.crc(&mut self.crc, &self.allocations) != row.get::<_, i64>(9)? {
             let session: i64 = row.get(0)?;
             return Err(Fault::content(format!("session {session} does not match its checksum")));
         }
@@ -92,6 +93,7 @@ impl SessionColumns<'_> {
             end: time_from_sql(self.end_ms)?,
             ended: flag(self.ended)?,
             term: narrow(self.term)?,
+            base: narrow(self.base)?,
             allocations,
         })
     }

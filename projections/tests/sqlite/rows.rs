@@ -83,6 +83,7 @@ pub(crate) fn session(id: &str, keys: &[u8]) -> SessionRow {
         end: Time::from_ms(NOW.as_ms() + HOUR_MS),
         ended: false,
         term: 0,
+        base: 0,
         allocations: keys.iter().map(allocation).collect(),
     }
 }

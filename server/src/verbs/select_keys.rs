@@ -21,6 +21,7 @@ impl Service {
             user: request.user_id,
             models: self.guard.models(&request.models)?,
             count: self.guard.count(request.count_per_model)?,
+            reserved: None,
         };
         match self.engine.submit(Some(&caller), Some(&session), &command).await? {
             Ok(selected) => self.selected(&selected),

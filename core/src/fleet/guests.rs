@@ -1,0 +1,249 @@
+//! Sessions that live at other nodes.
+
+use std::sync::Arc;
+
+use super::{Fleet, NodeIndex};
+use crate::changes::SessionRow;
+use crate::event::SessionRef;
+use crate::key::{Elsewhere, KeyIndex};
+use crate::session::{Allocation, Phase, Session, SessionIndex};
+use crate::state::State;
+use crate::time::Time;
+
+/// Which of two nodes that say a session lives there is right: the larger one.
+pub(super) type Claim<'name> = (u32, &'name str);
+
+impl State {
+    /// Takes in that a session lives at `node`, or was ended there after it had
+    /// come there.
+    pub(super) fn learn_session(&mut self, node: NodeIndex, row: &SessionRow) {
+        if !self.is_news(node, row) {
+            return self.learn_end(node, &row.session);
+        }
+        let own = self.session(&row.session);
+        let displaces = own.is_some_and(Session::is_live);
+        if row.ended && !displaces {
+            return self.learn_end_at(row);
+        }
+        self.put_guest(node, row);
+        if displaces && let Some(fleet) = &mut self.fleet {
+            fleet.displaced.push(row.session.clone());
+        }
+    }
+
+    /// Whether a row says more than what is known here and from other nodes.
+    fn is_news(&self, node: NodeIndex, row: &SessionRow) -> bool {
+        let Some(fleet) = &self.fleet else { return false };
+        let claim = (row.term, &*fleet.nodes[usize::from(node.0)].name);
+        if !row.ended && row.end <= self.now {
+            return false;
+        }
+        if let Some((_, guest)) = fleet.guest(&row.session)
+            && guest.node != Some(node)
+            && fleet.claim(guest) > claim
+        {
+            return false;
+        }
+        match self.session(&row.session) {
+            None => true,
+            Some(own) => match own.phase {
+                Phase::Live { .. } if row.ended => {
+                    claim > (own.term, &fleet.own) && row.end >= own.opened
+                }
+                Phase::Live { .. } => claim > (own.term, &fleet.own),
+                // What came after the end here is a new period of use.
+                Phase::Ended { at } => row.ended || row.term > own.term || row.opened > at,
+            },
+        }
+    }
+
+    /// A session that came to another node was ended there.
+    fn learn_end_at(&mut self, row: &SessionRow) {
+        let Some(fleet) = &self.fleet else { return };
+        if let Some((index, guest)) = fleet.guest(&row.session)
+            && guest.term <= row.term
+        {
+            self.remove_guest(index);
+        }
+    }
+
+    /// `node` has no row of the session any more.
+    pub(super) fn learn_end(&mut self, node: NodeIndex, session: &SessionRef) {
+        let Some(fleet) = &self.fleet else { return };
+        if let Some((index, guest)) = fleet.guest(session)
+            && guest.node == Some(node)
+        {
+            self.remove_guest(index);
+        }
+    }
+
+    fn put_guest(&mut self, node: NodeIndex, row: &SessionRow) {
+        let allocations = self.known_allocations(row);
+        let Some(fleet) = &mut self.fleet else { return };
+        let round = fleet.nodes[usize::from(node.0)].round;
+        if let Some(index) = fleet.guests.find(row.session.owner, &row.session.id) {
+            if let Some(guest) = fleet.guests.get_mut(index)
+                && guest.renew_as(node, row, &allocations, round)
+            {
+                return;
+            }
+            self.remove_guest(index);
+        }
+        self.insert_guest(node, row, allocations, round);
+    }
+
+    fn insert_guest(
+        &mut self,
+        node: NodeIndex,
+        row: &SessionRow,
+        allocations: Vec<Allocation>,
+        round: bool,
+    ) {
+        let Some(fleet) = &mut self.fleet else { return };
+        let phase = Phase::Ended { at: row.end };
+        let mut guest = Session::new(&row.session, row.user, row.opened, phase);
+        (guest.term, guest.base, guest.node) = (row.term, row.base, Some(node));
+        guest.allocations = allocations;
+        guest.listed.set_round(round);
+        let keys = guest.keys_held();
+        let Some(index) = fleet.guests.insert(guest) else { return };
+        if !row.ended {
+            fleet.nodes[usize::from(node.0)].sessions_live += 1;
+            fleet.guests_live += 1;
+            let second = fleet.deadlines.push(&mut fleet.guests, index, row.end);
+            if let Some(guest) = fleet.guests.get_mut(index) {
+                guest.phase = Phase::Live { deadline: row.end, second };
+            }
+        }
+        self.count_holders(&keys, |holders| holders.saturating_add(1));
+    }
+
+    /// Forgets a session of another node.
+    pub(crate) fn remove_guest(&mut self, index: SessionIndex) {
+        let Some(fleet) = &mut self.fleet else { return };
+        let Some(guest) = fleet.guests.get(index) else { return };
+        let (node, phase, keys) = (guest.node, guest.phase, guest.keys_held());
+        if let Phase::Live { second, .. } = phase {
+            fleet.guests_live -= 1;
+            if let Some(node) = node {
+                fleet.nodes[usize::from(node.0)].sessions_live -= 1;
+            }
+            if let Some(second) = second {
+                fleet.deadlines.remove(&mut fleet.guests, index, second);
+            }
+        }
+        fleet.guests.remove(index);
+        self.count_holders(&keys, |holders| holders.saturating_sub(1));
+    }
+
+    fn count_holders(&mut self, keys: &[KeyIndex], change: impl Fn(u32) -> u32) {
+        for index in keys {
+            let key = &mut self.keys[index.0 as usize];
+            let Elsewhere { holders, .. } = &mut **key.elsewhere.get_or_insert_default();
+            *holders = change(*holders);
+            self.refresh(*index);
+        }
+    }
+
+    /// What a session of another node holds, of keys that are known here.
+    fn known_allocations(&mut self, row: &SessionRow) -> Vec<Allocation> {
+        let mut allocations = Vec::new();
+        for allocation in row.allocations.iter().filter(|one| one.held && !row.ended) {
+            let Some((key, _)) = self.key(allocation.key) else { continue };
+            let pool = self.pool_place(&allocation.model);
+            allocations.push(Allocation { usage: allocation.usage, ..Allocation::new(key, pool) });
+        }
+        allocations
+    }
+
+    /// Forgets guests whose deadline has passed: their node is away, or about to
+    /// say so.
+    pub(crate) fn advance_guests(&mut self) {
+        while let Some(fleet) = &mut self.fleet
+            && let Some((second, index)) = fleet.deadlines.due(self.now)
+        {
+            let guest = fleet.guests.get(index);
+            match guest.and_then(|guest| guest.live_until(self.now)) {
+                None => self.remove_guest(index),
+                Some(deadline) => fleet.look_later(index, second, deadline),
+            }
+        }
+    }
+
+    pub(super) fn forget_unsaid_guests(
+        &mut self,
+        node: NodeIndex,
+        place: usize,
+        rows_max: usize,
+    ) -> Option<usize> {
+        let fleet = self.fleet.as_ref()?;
+        let round = fleet.nodes[usize::from(node.0)].round;
+        let rows = fleet.guests.iter_from(place).take(rows_max);
+        let (mut next, mut gone) = (None, Vec::new());
+        for (place, guest) in rows {
+            next = Some(place + 1);
+            if guest.node == Some(node) && guest.listed.round() != round {
+                gone.extend(fleet.guests.find(guest.owner, &guest.id));
+            }
+        }
+        gone.into_iter().for_each(|index| self.remove_guest(index));
+        next
+    }
+}
+
+impl Fleet {
+    pub(crate) fn guest(&self, name: &SessionRef) -> Option<(SessionIndex, &Session)> {
+        let index = self.guests.find(name.owner, &name.id)?;
+        Some((index, self.guests.get(index)?))
+    }
+
+    pub(super) fn claim(&self, guest: &Session) -> Claim<'_> {
+        (guest.term, guest.node.map_or("", |node| &*self.nodes[usize::from(node.0)].name))
+    }
+
+    /// Where a session of another node lives; none for one of this node.
+    pub(crate) fn home_of(&self, session: &Session) -> Option<Arc<str>> {
+        session.node.map(|node| Arc::clone(&self.nodes[usize::from(node.0)].name))
+    }
+
+    fn look_later(&mut self, index: SessionIndex, second: std::num::NonZeroU64, deadline: Time) {
+        self.deadlines.remove(&mut self.guests, index, second);
+        let second = self.deadlines.push(&mut self.guests, index, deadline);
+        if let Some(guest) = self.guests.get_mut(index) {
+            guest.phase = Phase::Live { deadline, second };
+        }
+    }
+}
+
+impl Session {
+    /// The keys it holds, each once.
+    fn keys_held(&self) -> Vec<KeyIndex> {
+        let held = self.allocations.iter().filter(|allocation| allocation.held);
+        let mut keys: Vec<KeyIndex> = held.map(|allocation| allocation.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// Takes in a row that changes neither where the session lives nor what it
+    /// holds; false when it does.
+    fn renew_as(
+        &mut self,
+        node: NodeIndex,
+        row: &SessionRow,
+        allocations: &[Allocation],
+        round: bool,
+    ) -> bool {
+        let holds_the_same = self.allocations.len() == allocations.len()
+            && self.allocations.iter().zip(allocations).all(|(one, other)| one.names(other));
+        let Phase::Live { deadline, second } = &mut self.phase else { return false };
+        if self.node != Some(node) || row.ended || row.end < *deadline || !holds_the_same {
+            return false;
+        }
+        (*deadline, *second) = (row.end, *second);
+        (self.user, self.opened, self.term, self.base) = (row.user, row.opened, row.term, row.base);
+        self.allocations.clone_from_slice(allocations);
+        self.listed.set_round(round);
+        true
+    }
+}

@@ -1,0 +1,183 @@
+//! What other nodes have not been told of this one.
+
+use crate::changes::{Changes, Reader};
+use crate::event::SessionRef;
+use crate::id::KeyId;
+use crate::key::{Key, KeyIndex};
+use crate::receipts::oldest_hour;
+use crate::session::SessionIndex;
+use crate::state::State;
+use crate::time::Time;
+
+use crate::changes::SessionRow;
+
+/// What changed here since the last look, for the other nodes. Absolute
+/// values; without `usage` and `receipts`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SharedChanges {
+    /// Keys and sessions of this node, as they are now.
+    pub changes: Changes,
+    /// What sessions that changed hold, or do not hold any more, of keys with
+    /// a cap.
+    pub holds: Vec<CappedHold>,
+}
+
+/// A session's hold of a key that only so many sessions may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CappedHold {
+    /// The key.
+    pub key: KeyId,
+    /// The session.
+    pub session: SessionRef,
+    /// Until when, unless renewed; none when it does not hold it any more.
+    pub until: Option<Time>,
+}
+
+/// What changed, by place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unshared {
+    keys: Vec<KeyIndex>,
+    sessions: Vec<SessionIndex>,
+    forgotten: Vec<SessionRef>,
+    /// While everything is told anew: the places of the next key and session.
+    rest: Option<(usize, usize)>,
+}
+
+impl Unshared {
+    pub(crate) fn key(&mut self, index: KeyIndex) {
+        self.keys.push(index);
+    }
+
+    pub(crate) fn session(&mut self, index: SessionIndex) {
+        self.sessions.push(index);
+    }
+
+    pub(crate) fn forgotten(&mut self, session: SessionRef) {
+        self.forgotten.push(session);
+    }
+
+    fn len(&self) -> usize {
+        self.keys.len() + self.sessions.len() + self.forgotten.len()
+    }
+}
+
+impl State {
+    /// How many entries wait for [`State::take_shared`], not counting what
+    /// [`State::share_everything`] asked for.
+    pub fn unshared_count(&self) -> usize {
+        self.fleet.as_ref().map_or(0, |fleet| fleet.unshared.len())
+    }
+
+    /// Makes [`State::take_shared`] answer everything once more, a part at a
+    /// time.
+    pub fn share_everything(&mut self) {
+        self.discard_unshared();
+        if let Some(fleet) = &mut self.fleet {
+            fleet.unshared.rest = Some((0, 0));
+        }
+    }
+
+    /// Lets go of what was not shared; to be followed by
+    /// [`State::share_everything`] sooner or later.
+    pub fn discard_unshared(&mut self) {
+        let Some(fleet) = &mut self.fleet else { return };
+        let unshared = std::mem::take(&mut fleet.unshared);
+        for index in unshared.keys {
+            self.keys[index.0 as usize].listed.take(Reader::Fleet);
+        }
+        for index in unshared.sessions {
+            if let Some(session) = self.sessions.get_mut(index) {
+                session.listed.take(Reader::Fleet);
+            }
+        }
+    }
+
+    /// At most some `rows_max` of what other nodes have not been told; none
+    /// when they know everything.
+    pub fn take_shared(&mut self, rows_max: usize) -> Option<SharedChanges> {
+        let fleet = self.fleet.as_mut()?;
+        let unshared = &mut fleet.unshared;
+        if unshared.len() == 0 && unshared.rest.is_none() {
+            return None;
+        }
+        let keys = take_some(&mut unshared.keys, rows_max);
+        let sessions = take_some(&mut unshared.sessions, rows_max);
+        // All of them: one of these sessions may have come again.
+        let forgotten = std::mem::take(&mut unshared.forgotten);
+        let mut changes = Changes { forgotten, ..Changes::default() };
+        changes.oldest_receipt_hour = oldest_hour(self.now);
+        for index in keys {
+            self.keys[index.0 as usize].listed.take(Reader::Fleet);
+            changes.keys.push(self.key_row(&self.keys[index.0 as usize]));
+        }
+        for index in sessions {
+            let session = self.sessions.get_mut(index);
+            if session.is_some_and(|session| session.listed.take(Reader::Fleet)) {
+                changes.sessions.extend(self.sessions.get(index).map(|one| self.session_row(one)));
+            }
+        }
+        self.take_rest(rows_max, &mut changes);
+        let holds = changes.sessions.iter().flat_map(|row| self.capped_holds(row)).collect();
+        Some(SharedChanges { changes, holds })
+    }
+
+    /// Goes on telling everything.
+    fn take_rest(&mut self, rows_max: usize, changes: &mut Changes) {
+        let rest = self.fleet.as_ref().and_then(|fleet| fleet.unshared.rest);
+        let Some((mut key, mut session)) = rest else { return };
+        for one in self.keys.iter().skip(key).take(rows_max) {
+            changes.keys.push(self.key_row(one));
+            key += 1;
+        }
+        let mut looked_at = 0;
+        for (place, one) in self.sessions.iter_from(session).take(rows_max) {
+            (session, looked_at) = (place + 1, looked_at + 1);
+            if one.is_live() || one.base > 0 {
+                changes.sessions.push(self.session_row(one));
+            }
+        }
+        let is_all = key == self.keys.len() && looked_at < rows_max;
+        if let Some(fleet) = &mut self.fleet {
+            fleet.unshared.rest = (!is_all).then_some((key, session));
+        }
+    }
+
+    fn capped_holds(&self, row: &SessionRow) -> Vec<CappedHold> {
+        let allocations = row.allocations.iter();
+        let capped = allocations.filter(|allocation| {
+            let key = self.key(allocation.key);
+            key.is_some_and(|(_, key)| key.holders_max(&self.rules).is_some())
+        });
+        let mut holds: Vec<CappedHold> = Vec::new();
+        for allocation in capped {
+            let until = (allocation.held && !row.ended).then_some(row.end);
+            match holds.iter_mut().find(|hold| hold.key == allocation.key) {
+                // Held for any model is held.
+                Some(hold) => hold.until = hold.until.max(until),
+                None => holds.push(CappedHold {
+                    key: allocation.key,
+                    session: row.session.clone(),
+                    until,
+                }),
+            }
+        }
+        holds
+    }
+
+    /// Whether any key may be held by so many sessions only.
+    pub fn has_caps(&self) -> bool {
+        self.keys_capped > 0
+    }
+}
+
+impl Key {
+    /// Whether a key that is served has a cap.
+    pub(crate) fn is_capped(&self, rules: &crate::rules::Rules) -> bool {
+        !self.retired && self.holders_max(rules).is_some()
+    }
+}
+
+/// At most `max` entries; the others stay.
+fn take_some<T>(list: &mut Vec<T>, max: usize) -> Vec<T> {
+    list.split_off(list.len().saturating_sub(max))
+}

@@ -118,6 +118,7 @@ fn parts(resolved: Resolved, state_dir: StateDir) -> Result<Parts, Failure> {
         state_dir,
         store: Arc::new(store),
         projection: Box::new(projection),
+        fleet: None,
         clock: None,
         notes: Vec::new(),
     })

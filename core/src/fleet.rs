@@ -218,6 +218,11 @@ impl State {
 }
 
 impl Fleet {
+    /// This node.
+    pub(crate) fn own(&self) -> Arc<str> {
+        Arc::clone(&self.own)
+    }
+
     /// Sessions that live at other nodes.
     pub(crate) fn guests_live(&self) -> usize {
         self.guests_live

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::deadlines::{Chain, List};
 use crate::event::{KeyFacts, SessionRef};
+use crate::fleet::{NodeKeyStats, NodeTotals};
 use crate::id::{KeyId, ModelName};
 use crate::key::{Key, KeyIndex, KeyState, Usage, weight_for_people};
 use crate::session::Session;
@@ -241,6 +242,20 @@ impl State {
             last_used: self.last_used_everywhere(key),
             cooling_until: key.slots.iter().filter_map(|slot| slot.cools_until()).min(),
         }
+    }
+
+    /// This node's own part of a key; none when it works alone.
+    pub fn key_here(&self, id: KeyId) -> Option<NodeKeyStats> {
+        let (node, (_, key)) = (self.fleet.as_ref()?.own(), self.key(id)?);
+        let (window_tokens, lifetime) = (key.window.tokens(), key.lifetime);
+        Some(NodeKeyStats { node, window_tokens, lifetime, last_used: key.last_used })
+    }
+
+    /// This node's own part of the totals; none when it works alone.
+    pub fn totals_here(&self) -> Option<NodeTotals> {
+        let (node, totals) = (self.fleet.as_ref()?.own(), self.totals());
+        let Totals { sessions_live, window_tokens, lifetime, .. } = totals;
+        Some(NodeTotals { node, sessions_live, window_tokens, lifetime })
     }
 
     fn lifetime_everywhere(&self, key: &Key) -> Usage {

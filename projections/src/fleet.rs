@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use key_server_core::{KeyId, ModelName, NodeRows, PoolStats, SessionRef, Time};
+use key_server_core::{Changes, KeyId, ModelName, NodeRows, PoolStats, SessionRef, Time};
 
 use crate::error::ProjectionError;
 
@@ -16,6 +16,14 @@ use crate::error::ProjectionError;
 pub trait Fleet: Send + Sync {
     /// What people call it: `redis`.
     fn name(&self) -> &'static str;
+
+    /// Writes rows of this node ahead of their mark, after
+    /// [`crate::Projection::clear`]: what is too much for one batch. The others
+    /// are told with the next [`crate::Projection::write`].
+    ///
+    /// # Errors
+    /// As for `write`.
+    async fn fill(&self, changes: &Changes) -> Result<(), ProjectionError>;
 
     /// Says that the node is there, and how it is; to be repeated every second
     /// or so. A node that has not done so for a while is away.

@@ -14,7 +14,10 @@ use std::time::Duration;
 use key_server_core::{Rules, TierTable};
 
 pub use sources::{Problem, Sources};
-pub use value::{Durability, FileMode, LogFormat, Retention, SettingValue};
+pub use value::{
+    Addresses, CapsAlone, Durability, FileMode, Hidden, LogFormat, Offline, RedisMode, Retention,
+    SettingValue, VaultAuth,
+};
 
 /// What is known of one setting, for `config show` and the reference page.
 #[derive(Clone, Debug)]
@@ -115,6 +118,70 @@ settings! {
     identity_file: PathBuf = "", "KEY_SERVER_IDENTITY_FILE";
     /// A file with a passphrase for the secret store, in place of an identity; empty: none.
     passphrase_file: PathBuf = "", "KEY_SERVER_PASSPHRASE_FILE";
+    /// The Vault server that keeps the keys: `https://host:8200`, or `unix:///path` of a Vault agent; empty: the age-encrypted file does.
+    vault_addr: String = "", "VAULT_ADDR";
+    /// How to sign in to Vault: `token`, `approle`, `kubernetes`, `cert` or `agent`.
+    vault_auth: VaultAuth = "token", "KEY_SERVER_VAULT_AUTH";
+    /// The token for Vault.
+    vault_token: Hidden = "", "VAULT_TOKEN";
+    /// A file with the token for Vault, read again when it changes.
+    vault_token_file: PathBuf = "", "VAULT_TOKEN_FILE";
+    /// Whether the token is a wrapping token, to be unwrapped once.
+    vault_token_wrapped: bool = "false", "KEY_SERVER_VAULT_TOKEN_WRAPPED";
+    /// Where the auth method is mounted in Vault; empty: at its own name.
+    vault_auth_mount: String = "", "KEY_SERVER_VAULT_AUTH_MOUNT";
+    /// The role to sign in with (`kubernetes`, `cert`).
+    vault_role: String = "", "KEY_SERVER_VAULT_ROLE";
+    /// The role id to sign in with (`approle`).
+    vault_role_id: String = "", "KEY_SERVER_VAULT_ROLE_ID";
+    /// A file with the secret id to sign in with (`approle`).
+    vault_secret_id_file: PathBuf = "", "KEY_SERVER_VAULT_SECRET_ID_FILE";
+    /// The service account's token to sign in with (`kubernetes`).
+    vault_jwt_file: PathBuf = "/var/run/secrets/kubernetes.io/serviceaccount/token", "KEY_SERVER_VAULT_JWT_FILE";
+    /// The namespace in Vault; empty: the root.
+    vault_namespace: String = "", "VAULT_NAMESPACE";
+    /// A file with the certificates to check Vault's against; empty: the system's.
+    vault_cacert: PathBuf = "", "VAULT_CACERT";
+    /// A file with the client certificate for Vault; empty: none.
+    vault_client_cert: PathBuf = "", "VAULT_CLIENT_CERT";
+    /// A file with the client certificate's key.
+    vault_client_key: PathBuf = "", "VAULT_CLIENT_KEY";
+    /// Talk to a Vault whose certificate nobody checks; for tests only.
+    vault_skip_verify: bool = "false", "VAULT_SKIP_VERIFY";
+    /// The mount of the key-value engine in Vault.
+    vault_mount: String = "secret", "KEY_SERVER_VAULT_MOUNT";
+    /// The path of the keys within the mount.
+    vault_path: String = "key-server/keys", "KEY_SERVER_VAULT_PATH";
+    /// The version of the key-value engine, `1` or `2`; empty: Vault is asked.
+    vault_kv_version: String = "", "KEY_SERVER_VAULT_KV_VERSION";
+    /// How long to wait for one answer of Vault.
+    vault_timeout: Duration = "5s", "KEY_SERVER_VAULT_TIMEOUT";
+    /// How often to look whether somebody changed keys in Vault.
+    vault_poll: Duration = "60s", "KEY_SERVER_VAULT_POLL";
+    /// When Vault is away at start: `wait` for it, or serve the encrypted copy of what it last gave (`cache`).
+    offline: Offline = "wait", "KEY_SERVER_OFFLINE";
+    /// How old the copy may be; calls for keys are refused beyond that.
+    offline_stale_max: Duration = "24h", "KEY_SERVER_OFFLINE_STALE_MAX";
+    /// The Redis server that nodes share their state through: `redis://`, `rediss://` or `unix://`, several separated by commas; empty: this node works alone.
+    redis_url: Addresses = "", "KEY_SERVER_REDIS_URL";
+    /// How Redis is set up: `single`, `sentinel` or `cluster`.
+    redis_mode: RedisMode = "single", "KEY_SERVER_REDIS_MODE";
+    /// The name of the master that the sentinels watch.
+    redis_sentinel_master: String = "", "KEY_SERVER_REDIS_SENTINEL_MASTER";
+    /// A file with the password for Redis; empty: as in the address.
+    redis_password_file: PathBuf = "", "KEY_SERVER_REDIS_PASSWORD_FILE";
+    /// A file with the password for the sentinels; empty: none.
+    redis_sentinel_password_file: PathBuf = "", "KEY_SERVER_REDIS_SENTINEL_PASSWORD_FILE";
+    /// A file with the certificates to check Redis's against; empty: the system's.
+    redis_ca_cert: PathBuf = "", "KEY_SERVER_REDIS_CA_CERT";
+    /// A file with the client certificate for Redis; empty: none.
+    redis_client_cert: PathBuf = "", "KEY_SERVER_REDIS_CLIENT_CERT";
+    /// A file with the client certificate's key.
+    redis_client_key: PathBuf = "", "KEY_SERVER_REDIS_CLIENT_KEY";
+    /// How long to wait for one answer of Redis.
+    redis_timeout: Duration = "1s", "KEY_SERVER_REDIS_TIMEOUT";
+    /// While Redis is away, keys with a cap are given by this node's `own-count`, or not at all (`refuse`).
+    caps_alone: CapsAlone = "own-count", "KEY_SERVER_CAPS_ALONE";
     /// Where the log goes besides standard error; empty: nowhere.
     log_file: PathBuf = "logs/keyserver.log", "KEY_SERVER_LOG_FILE";
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,key_server_server=debug`.
@@ -240,6 +307,19 @@ impl Settings {
             (
                 self.connections_max == 0 || self.streams_max == 0,
                 "connections_max and streams_max must be at least 1",
+            ),
+            (
+                !matches!(self.vault_kv_version.as_str(), "" | "1" | "2"),
+                "vault_kv_version must be 1 or 2, or empty so that Vault is asked",
+            ),
+            (self.vault_poll < Duration::from_secs(1), "vault_poll must be at least 1s"),
+            (
+                self.vault_timeout.is_zero() || self.redis_timeout.is_zero(),
+                "vault_timeout and redis_timeout must be more than 0s",
+            ),
+            (
+                self.redis_mode == RedisMode::Sentinel && self.redis_sentinel_master.is_empty(),
+                "redis_mode is sentinel: name the master that they watch (redis_sentinel_master)",
             ),
             (self.message_bytes_max < 1_024, "message_bytes_max must be at least 1024"),
             (

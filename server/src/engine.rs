@@ -1,10 +1,14 @@
 //! The one path of every change: decide, append, apply, wait, reply.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use key_server_core::{Changes, Decide, Event, Expire, Rules, SessionRef, State, Time};
+use key_server_core::{
+    Changes, Decide, Event, Expire, NodeRows, Rules, Select, SelectRefusal, Selected, SessionRef,
+    Settle, SharedChanges, State, Time, Wish,
+};
 use key_server_ledger::{
     AppendError, Caller, Condition, Entry, Fact, Ledger, OpenError, Opened, Options, Pending,
     Position, Record,
@@ -21,6 +25,8 @@ use crate::resume;
 const EXPIRED_PER_CALL_MAX: usize = 32;
 /// Overdue sessions that one tick ends at a time.
 const EXPIRED_PER_TICK_MAX: usize = 1_000;
+/// Rows of other nodes that are taken in under one lock.
+const LEARNED_AT_ONCE: usize = 500;
 /// When a caller should try again after the ledger refused.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -35,6 +41,17 @@ pub struct Engine {
     rules: Rules,
     /// Told when memory has to be made anew.
     torn: Notify,
+    /// This node's id, when it works with others.
+    fleet: Option<Arc<str>>,
+    /// Told when there is something to tell the other nodes.
+    news: Notify,
+    /// Told when what other nodes published has to be learned again.
+    forgot: Notify,
+    /// False until it is known what other nodes did meanwhile: sessions may
+    /// live on there.
+    may_expire: AtomicBool,
+    /// How often memory was made anew.
+    generation: AtomicU64,
     /// The node's timeline.
     pub clock: Arc<dyn Clock>,
 }
@@ -52,6 +69,16 @@ struct Inner {
 /// What a call came to: the verb's own answer, or the engine's error.
 pub type Submitted<C> = Result<Result<<C as Decide>::Reply, <C as Decide>::Refusal>, ServiceError>;
 
+/// How far the choice of keys for a session came.
+pub enum Selecting {
+    /// These were given.
+    Selected(Selected),
+    /// None were given.
+    Refused(SelectRefusal),
+    /// These have to be reserved among all nodes first.
+    Reserve(Vec<Wish>),
+}
+
 /// Everything that a projection is to learn, and where the ledger stood.
 pub struct Extract {
     /// What changed.
@@ -67,17 +94,54 @@ enum Place {
     Known(Mark),
 }
 
+impl Place {
+    async fn mark(&mut self, at: Time) -> Result<Mark, AppendError> {
+        let position = match self {
+            Self::Awaited(pending) => pending.await?,
+            Self::Known(mark) => return Ok(mark.clone()),
+        };
+        Ok(Mark { seq: position.seq, at, resume: resume::write(&position) })
+    }
+}
+
+/// What the other nodes are to learn, and where the ledger stood.
+pub struct SharedExtract {
+    /// What changed.
+    pub shared: SharedChanges,
+    at: Time,
+    place: Place,
+}
+
+impl SharedExtract {
+    /// As [`Extract::mark`].
+    ///
+    /// # Errors
+    /// As [`Extract::mark`].
+    pub async fn mark(&mut self) -> Result<Mark, AppendError> {
+        self.place.mark(self.at).await
+    }
+
+    /// The same, whose place is known by now.
+    pub(crate) fn durable(self, mark: Mark) -> Self {
+        Self { place: Place::Known(mark), ..self }
+    }
+
+    /// The last event that is in it, once that is known.
+    pub(crate) fn seq(&self) -> Option<u64> {
+        match &self.place {
+            Place::Awaited(_) => None,
+            Place::Known(mark) => Some(mark.seq),
+        }
+    }
+}
+
 impl Extract {
     /// Waits until what changed is durable, and names the place in the ledger.
     ///
     /// # Errors
     /// When it will never be durable: the changes must be dropped.
     pub async fn mark(&mut self) -> Result<Mark, AppendError> {
-        let position = match &mut self.place {
-            Place::Awaited(pending) => pending.await?,
-            Place::Known(mark) => return Ok(mark.clone()),
-        };
-        Ok(Mark { seq: position.seq, at: self.at, resume: resume::write(&position) })
+        self.place.mark(self.at).await
     }
 
     /// The same, whose place is known by now.
@@ -160,11 +224,31 @@ fn fold(state: &mut State, records: &[Record]) {
 }
 
 impl Engine {
-    /// Runs on what [`restore`] gave.
-    pub fn new(restored: (Ledger, State), rules: Rules, clock: Arc<dyn Clock>) -> Self {
-        let (ledger, state) = restored;
+    /// Runs on what [`restore`] gave; with other nodes as the node `fleet`, if
+    /// that is named.
+    pub fn new(
+        restored: (Ledger, State),
+        rules: Rules,
+        clock: Arc<dyn Clock>,
+        fleet: Option<Arc<str>>,
+    ) -> Self {
+        let (ledger, mut state) = restored;
+        if let Some(node) = &fleet {
+            state.join_fleet(node);
+        }
         let inner = Inner { state, seeds: Seeds::default(), diverged: false, has_news: true };
-        Self { inner: Mutex::new(inner), ledger, rules, torn: Notify::new(), clock }
+        Self {
+            inner: Mutex::new(inner),
+            ledger,
+            rules,
+            torn: Notify::new(),
+            may_expire: AtomicBool::new(fleet.is_none()),
+            fleet,
+            generation: AtomicU64::new(0),
+            news: Notify::new(),
+            forgot: Notify::new(),
+            clock,
+        }
     }
 
     /// Runs a verb: decides, records, and answers once the record is durable.
@@ -199,20 +283,88 @@ impl Engine {
         session: Option<&SessionRef>,
         command: &C,
     ) -> Result<Result<(C::Reply, Option<Pending>), C::Refusal>, ServiceError> {
-        let mut inner = self.lock();
-        if inner.diverged {
-            return Err(unwritable("the ledger could not be written; memory is being restored"));
-        }
-        let now = self.clock.now();
-        inner.state.advance(now);
-        self.expire(&mut inner, session.cloned(), EXPIRED_PER_CALL_MAX)?;
-        let seed = inner.seeds.next()?;
+        let mut inner = self.ready(caller, session)?;
+        let (now, seed) = (inner.state.now(), inner.seeds.next()?);
         let decision = match command.decide(&inner.state, now, seed) {
             Ok(decision) => decision,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let pending = self.record(&mut inner, caller, &decision.events)?;
         Ok(Ok((decision.reply, pending)))
+    }
+
+    /// Everything that comes before a verb: time passes, overdue sessions end,
+    /// and the session that the verb is about comes to this node.
+    fn ready(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        session: Option<&SessionRef>,
+    ) -> Result<MutexGuard<'_, Inner>, ServiceError> {
+        let mut inner = self.lock();
+        if inner.diverged {
+            return Err(unwritable("the ledger could not be written; memory is being restored"));
+        }
+        inner.state.advance(self.clock.now());
+        self.expire(&mut inner, session.cloned(), EXPIRED_PER_CALL_MAX)?;
+        if let Some(session) = session
+            && inner.state.is_elsewhere(session)
+        {
+            let settle = Settle { sessions: vec![session.clone()], wanted: true };
+            self.settle(&mut inner, caller, &settle)?;
+        }
+        Ok(inner)
+    }
+
+    /// Chooses keys for a session. With `reserves`, a choice that draws keys
+    /// with a cap is not made: the answer is what to reserve among all nodes.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    ///
+    /// # Cancellation
+    /// As for [`Engine::submit`].
+    pub async fn select(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        select: &Select,
+        reserves: bool,
+    ) -> Result<Selecting, ServiceError> {
+        let (reply, pending) = {
+            let mut inner = self.ready(caller, Some(&select.session))?;
+            let (now, seed) = (inner.state.now(), inner.seeds.next()?);
+            let decision = match select.decide(&inner.state, now, seed) {
+                Ok(decision) => decision,
+                Err(refusal) => return Ok(Selecting::Refused(refusal)),
+            };
+            let is_reserved = select.reserved.is_some();
+            if reserves
+                && !is_reserved
+                && inner.state.draws_capped(&select.session, &decision.reply)
+            {
+                return Ok(Selecting::Reserve(inner.state.wishes(select, now, seed)));
+            }
+            let pending = self.record(&mut inner, caller, &decision.events)?;
+            (decision.reply, pending)
+        };
+        if let Some(pending) = pending {
+            pending.await.map_err(|error| failed(&error))?;
+        }
+        Ok(Selecting::Selected(reply))
+    }
+
+    /// Moves sessions between this node and others.
+    fn settle(
+        &self,
+        inner: &mut Inner,
+        caller: Option<&Arc<Caller>>,
+        settle: &Settle,
+    ) -> Result<(), ServiceError> {
+        let now = inner.state.now();
+        let decided: Result<_, Infallible> = settle.decide(&inner.state, now, 0);
+        let Ok(decision) = decided;
+        // Nobody waits for it: what comes after it is durable after it.
+        drop(self.record(inner, caller, &decision.events)?);
+        Ok(())
     }
 
     /// Ends overdue sessions, `first` before others; answers how many.
@@ -222,6 +374,9 @@ impl Engine {
         first: Option<SessionRef>,
         sessions_max: usize,
     ) -> Result<usize, ServiceError> {
+        if !self.may_expire.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
         let expire = Expire { first, sessions_max };
         let now = inner.state.now();
         let decided: Result<_, Infallible> = expire.decide(&inner.state, now, 0);
@@ -252,6 +407,9 @@ impl Engine {
             inner.state.apply(now, event);
         }
         inner.has_news = true;
+        if self.fleet.is_some() {
+            self.news.notify_one();
+        }
         Ok(Some(pending))
     }
 
@@ -317,6 +475,110 @@ impl Engine {
         is_beyond
     }
 
+    /// Takes in what another node published, `rows` at a time so that calls do
+    /// not wait long, and moves sessions accordingly.
+    pub fn learn(&self, node: &str, rows: NodeRows) {
+        let NodeRows { keys, sessions, ended } = rows;
+        let mut rows = Vec::new();
+        rows.extend(
+            ended
+                .chunks(LEARNED_AT_ONCE)
+                .map(|ended| NodeRows { ended: ended.to_vec(), ..NodeRows::default() }),
+        );
+        rows.extend(
+            keys.chunks(LEARNED_AT_ONCE)
+                .map(|keys| NodeRows { keys: keys.to_vec(), ..NodeRows::default() }),
+        );
+        rows.extend(
+            sessions
+                .chunks(LEARNED_AT_ONCE)
+                .map(|sessions| NodeRows { sessions: sessions.to_vec(), ..NodeRows::default() }),
+        );
+        for rows in rows {
+            self.learn_some(node, &rows);
+        }
+    }
+
+    fn learn_some(&self, node: &str, rows: &NodeRows) {
+        let mut inner = self.lock();
+        inner.state.advance(self.clock.now());
+        inner.state.learn(node, rows);
+        let displaced = inner.state.take_displaced();
+        if displaced.is_empty() || inner.diverged {
+            return;
+        }
+        let settle = Settle { sessions: displaced, wanted: false };
+        if let Err(error) = self.settle(&mut inner, None, &settle) {
+            // Memory is made anew, and what other nodes say is learned again.
+            tracing::debug!("sessions could not be moved: {error}");
+        }
+    }
+
+    /// Says that all rows of `node` will be learned now.
+    pub fn learn_all(&self, node: &str) {
+        self.lock().state.learn_all(node);
+    }
+
+    /// Forgets what `node` did not say again since [`Engine::learn_all`].
+    pub fn learned_all(&self, node: &str) {
+        let mut place = Some(0);
+        while let Some(from) = place {
+            place = self.lock().state.learned_all(node, from, LEARNED_AT_ONCE * 10);
+        }
+    }
+
+    /// Lets sessions expire: what other nodes did is known, or cannot be.
+    pub fn let_expire(&self) {
+        self.may_expire.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when there is something to tell the other nodes.
+    pub async fn has_news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Resolves when what other nodes published has to be learned again.
+    pub async fn forgot(&self) {
+        self.forgot.notified().await;
+    }
+
+    /// How often memory was made anew: what was published before may be more
+    /// than what is durable.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Some of what the other nodes have not been told, and its place; none
+    /// when they know everything, or while memory is ahead of the ledger.
+    pub fn extract_shared(&self, rows_max: usize) -> Option<SharedExtract> {
+        let mut inner = self.lock();
+        if inner.diverged {
+            return None;
+        }
+        inner.state.advance(self.clock.now());
+        let shared = inner.state.take_shared(rows_max)?;
+        let at = inner.state.now();
+        let place = Place::Awaited(self.ledger.append(at, Vec::new()));
+        Some(SharedExtract { shared, at, place })
+    }
+
+    /// Has everything told to the other nodes once more.
+    pub fn share_everything(&self) {
+        self.lock().state.share_everything();
+        self.news.notify_one();
+    }
+
+    /// Lets go of what was not shared when it is more than `rows_max`: then
+    /// everything has to be shared once more. Answers whether it was.
+    pub fn let_unshared_go_beyond(&self, rows_max: usize) -> bool {
+        let mut inner = self.lock();
+        let is_beyond = inner.state.unshared_count() > rows_max;
+        if is_beyond {
+            inner.state.discard_unshared();
+        }
+        is_beyond
+    }
+
     /// Has memory made equal to the ledger again, soon.
     pub fn ask_for_rebuild(&self) {
         self.torn.notify_one();
@@ -351,6 +613,12 @@ impl Engine {
         let mut inner = self.lock();
         inner.state = state;
         inner.has_news = true;
+        if let Some(node) = &self.fleet {
+            inner.state.join_fleet(node);
+            self.generation.fetch_add(1, Ordering::Relaxed);
+            self.forgot.notify_one();
+            self.news.notify_one();
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod fleet;
 mod grpc;
 pub mod guard;
 pub mod keys;

@@ -28,6 +28,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
 use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
+use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
 use crate::guard::Guard;
 use crate::keys::{Csv, Keys, KeysError, Reload, Reloaded};
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
@@ -56,6 +57,8 @@ pub struct Parts {
     pub store: Arc<dyn SecretStore>,
     /// The local projection.
     pub projection: Box<dyn LocalProjection>,
+    /// The other nodes; none when this one works alone.
+    pub fleet: Option<FleetParts>,
     /// Another clock than the system's.
     pub clock: Option<Arc<dyn Clock>>,
     /// What Health is to tell besides.
@@ -117,7 +120,10 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let clock = parts
         .clock
         .unwrap_or_else(|| Arc::new(SystemClock::open(&timeline, opened.last_at.max(state.now()))));
-    let engine = Arc::new(Engine::new((ledger, state), rules, Arc::clone(&clock)));
+    let node_id: Arc<str> = parts.state_dir.node_id.as_str().into();
+    let among = parts.fleet.is_some().then_some(node_id);
+    let engine = Engine::new((ledger, state), rules, Arc::clone(&clock), among);
+    let engine = Arc::new(engine);
     note_start(&engine, settings.durability).await?;
     let projector = Arc::new(Projector::new(Arc::clone(&engine), projection));
     let csv = csv(&settings, parts.csv_is_expected, &parts.state_dir.node_id);
@@ -128,15 +134,30 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         id: parts.state_dir.node_id.clone(),
         version: env!("CARGO_PKG_VERSION"),
         durability: settings.durability,
+        caps_alone: settings.caps_alone,
         started: clock.now(),
         notes: parts.notes,
     };
     let (guard, node) = (Arc::new(guard), Arc::new(node));
-    let service = Service { engine, keys, projector, guard, node };
+    let (fleet, publisher) = fleet(&engine, parts.fleet, node.version);
+    let service = Service { engine, keys, projector, guard, node, fleet };
     let (socket, listener) = socket::listen(&settings.socket, settings.socket_mode.0)?;
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
     let state_dir = parts.state_dir;
-    Ok(Running::spawn(&settings, service, socket, listener, state_dir))
+    let running = Running::spawn(&settings, service, socket, listener, state_dir);
+    running.follow(publisher);
+    Ok(running)
+}
+
+fn fleet(
+    engine: &Arc<Engine>,
+    parts: Option<FleetParts>,
+    version: &'static str,
+) -> (Option<Arc<Fleet>>, Option<Publisher>) {
+    let Some(FleetParts { projection, port }) = parts else { return (None, None) };
+    let fleet = Arc::new(Fleet::new(Arc::clone(engine), port));
+    let publisher = Publisher::new(Arc::clone(&fleet), projection, version);
+    (Some(fleet), Some(publisher))
 }
 
 async fn note_start(engine: &Engine, durability: Durability) -> Result<(), ServiceError> {
@@ -226,6 +247,17 @@ impl Running {
                 work().await;
             }
         });
+    }
+
+    /// Tells the other nodes what happens here, and learns what happens there.
+    fn follow(&self, publisher: Option<Publisher>) {
+        if let Some(publisher) = publisher {
+            self.tasks.spawn(publisher.run(self.stop.clone()));
+        }
+        if let Some(fleet) = &self.service.fleet {
+            let follower = Follower::new(Arc::clone(fleet));
+            self.tasks.spawn(follower.run(self.stop.clone()));
+        }
     }
 
     /// Repairs memory and ledger until the stop; holds the state directory.

@@ -6,8 +6,9 @@ use key_server_core::Time;
 use prost_types::Timestamp;
 
 use crate::clock;
-use crate::config::Durability;
+use crate::config::{CapsAlone, Durability};
 use crate::engine::Engine;
+use crate::fleet::Fleet;
 use crate::guard::Guard;
 use crate::keys::Keys;
 use crate::projector::Projector;
@@ -20,6 +21,8 @@ pub struct Service {
     pub(crate) projector: Arc<Projector>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) node: Arc<Node>,
+    /// None when this node works alone.
+    pub(crate) fleet: Option<Arc<Fleet>>,
 }
 
 /// What Health tells of the node itself.
@@ -33,6 +36,8 @@ pub struct Node {
     pub durability: Durability,
     /// When this process began to serve.
     pub started: Time,
+    /// What is done with capped keys while other nodes cannot be asked.
+    pub caps_alone: CapsAlone,
     /// What was noticed at start and stays worth a look.
     pub notes: Vec<String>,
 }

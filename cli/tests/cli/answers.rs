@@ -108,6 +108,7 @@ pub(crate) fn sessions() -> Vec<v1::SessionStats> {
     ];
     vec![
         v1::SessionStats {
+            node_id: String::new(),
             session_id: "session_123".to_owned(),
             owner_uid: 1_000,
             user_id: 456,
@@ -117,6 +118,7 @@ pub(crate) fn sessions() -> Vec<v1::SessionStats> {
             allocations: first,
         },
         v1::SessionStats {
+            node_id: String::new(),
             session_id: "nightly-summaries-2025-01-31".to_owned(),
             owner_uid: 1_001,
             user_id: 7,

@@ -71,6 +71,7 @@ impl Script {
     fn health(&self) -> v1::HealthResponse {
         let ok = |name| backend(name, "ok", -11_600, "");
         let well = v1::HealthResponse {
+            nodes: Vec::new(),
             status: v1::HealthStatus::Ok.into(),
             version: "0.1.0".to_owned(),
             uptime: span(11_600),

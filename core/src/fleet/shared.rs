@@ -20,6 +20,8 @@ pub struct SharedChanges {
     /// What sessions that changed hold, or do not hold any more, of keys with
     /// a cap.
     pub holds: Vec<CappedHold>,
+    /// Whether nothing is left: with these the other nodes know everything.
+    pub is_all: bool,
 }
 
 /// A session's hold of a key that only so many sessions may hold.
@@ -59,6 +61,10 @@ impl Unshared {
     fn len(&self) -> usize {
         self.keys.len() + self.sessions.len() + self.forgotten.len()
     }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0 && self.rest.is_none()
+    }
 }
 
 impl State {
@@ -97,7 +103,7 @@ impl State {
     pub fn take_shared(&mut self, rows_max: usize) -> Option<SharedChanges> {
         let fleet = self.fleet.as_mut()?;
         let unshared = &mut fleet.unshared;
-        if unshared.len() == 0 && unshared.rest.is_none() {
+        if unshared.is_empty() {
             return None;
         }
         let keys = take_some(&mut unshared.keys, rows_max);
@@ -118,7 +124,8 @@ impl State {
         }
         self.take_rest(rows_max, &mut changes);
         let holds = changes.sessions.iter().flat_map(|row| self.capped_holds(row)).collect();
-        Some(SharedChanges { changes, holds })
+        let is_all = self.fleet.as_ref().is_none_or(|fleet| fleet.unshared.is_empty());
+        Some(SharedChanges { changes, holds, is_all })
     }
 
     /// Goes on telling everything.

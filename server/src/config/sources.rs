@@ -86,6 +86,7 @@ impl Sources {
             Ok(value) => (Some(value), origin),
             Err(wanted) => {
                 let place = if origin == Origin::Environment { variable } else { name };
+                let text = if T::IS_SECRET { "(hidden)" } else { text };
                 problems.push(Problem::new(format!("{place} ({origin}) is {text:?}: {wanted}")));
                 (None, origin)
             }

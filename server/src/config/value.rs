@@ -1,8 +1,14 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use key_server_secrets::SecretKey;
 
 /// A kind of value that a setting can have: written as text everywhere.
 pub trait SettingValue: Sized {
+    /// Whether the text must not be shown to anybody.
+    const IS_SECRET: bool = false;
+
     /// Reads the text.
     ///
     /// # Errors
@@ -42,6 +48,132 @@ pub enum Retention {
     Forever,
     /// This long.
     For(Duration),
+}
+
+/// How a caller of Vault signs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VaultAuth {
+    /// By a token.
+    Token,
+    /// By a role id and a secret id.
+    AppRole,
+    /// By a service account's token.
+    Kubernetes,
+    /// By a TLS client certificate.
+    Certificate,
+    /// An agent beside this server does it.
+    Agent,
+}
+
+/// What is done while the secret store is away at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offline {
+    /// Wait until it is back.
+    Wait,
+    /// Serve the encrypted copy of what it last gave.
+    Cache,
+}
+
+/// How Redis is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisMode {
+    /// One server.
+    Single,
+    /// Sentinels that know the master.
+    Sentinel,
+    /// A cluster.
+    Cluster,
+}
+
+/// What is done with capped keys while other nodes cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CapsAlone {
+    /// They are given by this node's own count.
+    OwnCount,
+    /// They are refused.
+    Refuse,
+}
+
+/// A text that nobody is shown.
+#[derive(Clone)]
+pub struct Hidden(Arc<SecretKey>);
+
+impl Hidden {
+    /// The text, for whoever needs it; none when it is empty.
+    pub fn secret(&self) -> Option<Arc<SecretKey>> {
+        (!self.0.expose().is_empty()).then(|| Arc::clone(&self.0))
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+impl SettingValue for Hidden {
+    const IS_SECRET: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self(Arc::new(SecretKey::copy_of(text))))
+    }
+
+    fn show(&self) -> String {
+        self.secret().map(|_| "(hidden)".to_owned()).unwrap_or_default()
+    }
+}
+
+/// Addresses that may hold a password.
+#[derive(Clone)]
+pub struct Addresses(Arc<SecretKey>);
+
+impl Addresses {
+    /// The text, for whoever connects; none when it is empty.
+    pub fn expose(&self) -> Option<&str> {
+        Some(self.0.expose()).filter(|text| !text.is_empty())
+    }
+}
+
+impl std::fmt::Debug for Addresses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+impl SettingValue for Addresses {
+    const IS_SECRET: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self(Arc::new(SecretKey::copy_of(text))))
+    }
+
+    /// Without what stands between `//` and `@`.
+    fn show(&self) -> String {
+        let shown = self.0.expose().split(',').map(|address| {
+            let scheme = address.find("://").map_or(0, |place| place + 3);
+            match address.rfind('@') {
+                Some(at) if at >= scheme => {
+                    format!("{}(hidden){}", &address[..scheme], &address[at..])
+                }
+                _ => address.to_owned(),
+            }
+        });
+        shown.collect::<Vec<_>>().join(",")
+    }
+}
+
+impl SettingValue for bool {
+    fn read(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" => Ok(true),
+            "false" | "0" | "no" | "" => Ok(false),
+            _ => Err("write true or false".to_owned()),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl SettingValue for PathBuf {
@@ -150,6 +282,13 @@ macro_rules! one_of {
 
 one_of!(Durability: "disk" => Disk, "process" => Process);
 one_of!(LogFormat: "text" => Text, "json" => Json);
+one_of!(Offline: "wait" => Wait, "cache" => Cache);
+one_of!(RedisMode: "single" => Single, "sentinel" => Sentinel, "cluster" => Cluster);
+one_of!(CapsAlone: "own-count" => OwnCount, "refuse" => Refuse);
+one_of!(
+    VaultAuth: "token" => Token, "approle" => AppRole, "kubernetes" => Kubernetes,
+    "cert" => Certificate, "agent" => Agent
+);
 
 #[cfg(test)]
 mod tests {
@@ -163,6 +302,22 @@ mod tests {
         }
         for text in ["", "5", "h", "1.5h", "5 m", "18446744073709551615d", "-1s"] {
             assert!(Duration::read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_secret_is_never_shown() {
+        let token = Hidden::read("hvs.fake-fake-fake").unwrap();
+        assert_eq!((token.show(), format!("{token:?}")), ("(hidden)".into(), "(hidden)".into()));
+        assert_eq!(Hidden::read("").unwrap().show(), "");
+        for (address, shown) in [
+            ("redis://localhost:6379/1", "redis://localhost:6379/1"),
+            ("redis://:fake-fake@host/1", "redis://(hidden)@host/1"),
+            ("rediss://me:fa@ke@one,redis://two", "rediss://(hidden)@one,redis://two"),
+        ] {
+            let address = Addresses::read(address).unwrap();
+            assert_eq!(address.show(), shown);
+            assert_eq!(format!("{address:?}"), shown);
         }
     }
 

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use key_server_core::{
-    KeyId, KeyState, KeyStats, ModelName, PoolStats, SessionRef, SessionStats, State, Totals,
+    KeyId, KeyState, KeyStats, ModelName, NodeKeyStats, NodeTotals, PoolStats, SessionRef,
+    SessionStats, State, Totals,
 };
 use key_server_ledger::Caller;
 use key_server_proto::v1;
@@ -13,6 +14,8 @@ use crate::service::Service;
 /// Rows that one call looks at for each row it may answer with: a page may be
 /// short, and the next goes on behind it.
 const LOOKED_AT_PER_ROW: usize = 10;
+/// What page tokens of other nodes' sessions begin with.
+const GUESTS: &str = "g";
 /// Sessions of one user that a call looks at.
 const SESSIONS_OF_USER_MAX: usize = 10_000;
 
@@ -63,9 +66,35 @@ impl Service {
         };
         response.next_page_token = next.unwrap_or_default();
         if self.guard.is_operator(caller) {
-            response.totals = Some(totals(&self.engine.read(State::totals)));
+            response.totals = Some(totals(&self.engine.read(State::totals_everywhere)));
+            if request.by_node {
+                self.tell_by_node(&mut response);
+            }
         }
         Ok(response)
+    }
+
+    /// Adds each node's part of the totals and of each key.
+    fn tell_by_node(&self, response: &mut v1::GetStatsResponse) {
+        let here = |state: &State| state.totals_here().into_iter().chain(state.node_totals());
+        let nodes: Vec<NodeTotals> = self.engine.read(|state| here(state).collect());
+        response.nodes = nodes.into_iter().map(node_totals).collect();
+        for stats in &mut response.keys {
+            let Ok(key) = stats.key_id.parse() else { continue };
+            let here =
+                |state: &State| state.key_here(key).into_iter().chain(state.key_by_node(key));
+            let nodes: Vec<NodeKeyStats> = self.engine.read(|state| here(state).collect());
+            stats.nodes = nodes.into_iter().map(|node| self.node_key_stats(node)).collect();
+        }
+    }
+
+    fn node_key_stats(&self, node: NodeKeyStats) -> v1::NodeKeyStats {
+        v1::NodeKeyStats {
+            node_id: node.node.to_string(),
+            window_tokens: wire::count(node.window_tokens),
+            lifetime: Some(wire::usage(node.lifetime)),
+            last_used_at: node.last_used.map(|time| self.timestamp(time)),
+        }
     }
 
     fn wanted(
@@ -138,6 +167,7 @@ impl Service {
             last_used_at: key.last_used.map(|time| self.timestamp(time)),
             cooling_until: key.cooling_until.map(|time| self.timestamp(time)),
             sources: facts.sources.iter().map(ToString::to_string).collect(),
+            nodes: Vec::new(),
         }
     }
 
@@ -157,6 +187,7 @@ impl Service {
             ended_at: session.ended.then_some(end),
             expires_at: (!session.ended).then_some(end),
             allocations: allocations.collect(),
+            node_id: session.node.as_deref().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -189,14 +220,29 @@ impl Wanted {
             let found = state.session_stats(session).map(|row| (0, row));
             return Ok(self.page(found.into_iter(), Self::session));
         }
+        if let Some(place) = self.token.strip_prefix(GUESTS) {
+            let from = place.parse().map_err(|_| wrong_token())?;
+            return Ok(self.guests(state, from));
+        }
         let from = self.place()?;
-        Ok(match self.user {
+        let mut page = match self.user {
             Some(user) => {
                 let rows = state.sessions_of_user(user, SESSIONS_OF_USER_MAX);
                 self.page(rows.into_iter().enumerate().skip(from), Self::session)
             }
             None => self.page(state.sessions_from(from), Self::session),
-        })
+        };
+        if page.next.is_none() && state.guests_from(0).next().is_some() {
+            page.next = Some(format!("{GUESTS}0"));
+        }
+        Ok(page)
+    }
+
+    /// Sessions that live at other nodes; they come after this node's own.
+    fn guests(&self, state: &State, from: usize) -> Page<SessionStats> {
+        let mut page = self.page(state.guests_from(from), Self::session);
+        page.next = page.next.map(|place| format!("{GUESTS}{place}"));
+        page
     }
 
     fn pools(&self, state: &State) -> Page<PoolStats> {
@@ -213,8 +259,7 @@ impl Wanted {
         if self.token.is_empty() {
             return Ok(0);
         }
-        let wrong = |_| ServiceError::invalid("page_token", "page_token is not from this server");
-        self.token.parse().map_err(wrong)
+        self.token.parse().map_err(|_| wrong_token())
     }
 
     fn page<Row>(
@@ -261,6 +306,10 @@ impl Wanted {
     }
 }
 
+fn wrong_token() -> ServiceError {
+    ServiceError::invalid("page_token", "page_token is not from this server")
+}
+
 fn key_not_found(id: &str) -> ServiceError {
     let message = "there is no such key; `key-server keys list` shows all";
     ServiceError::new(ErrorKind::NotFound, "KEY_NOT_FOUND", message).with("key_id", id)
@@ -274,6 +323,15 @@ fn pool_stats(pool: PoolStats) -> v1::PoolStats {
         usable: wire::count(pool.usable),
         cooling: wire::count(pool.cooling),
         at_cap: wire::count(pool.at_cap),
+    }
+}
+
+fn node_totals(node: NodeTotals) -> v1::NodeTotals {
+    v1::NodeTotals {
+        node_id: node.node.to_string(),
+        sessions_live: wire::count(node.sessions_live),
+        window_tokens: wire::count(node.window_tokens),
+        lifetime: Some(wire::usage(node.lifetime)),
     }
 }
 

@@ -1,5 +1,6 @@
 use key_server_core::Time;
 use key_server_ledger::Condition;
+use key_server_projections::OtherNode;
 use key_server_proto::v1;
 
 use super::wire;
@@ -14,11 +15,17 @@ impl Service {
         let now = self.engine.clock.now();
         let mut notes = self.keys.notes();
         notes.extend(self.node.notes.iter().cloned());
-        let backends = vec![
+        let mut backends = vec![
             self.ledger_backend(),
             self.backend(&self.keys.backend),
             self.backend(&self.projector.backend),
         ];
+        let mut nodes = Vec::new();
+        if let Some(fleet) = &self.fleet {
+            backends.push(self.backend(&fleet.backend));
+            notes.extend(fleet.notes());
+            nodes.extend(fleet.nodes().into_iter().map(fleet_node));
+        }
         v1::HealthResponse {
             status: status(&backends, &notes).into(),
             version: self.node.version.to_owned(),
@@ -31,6 +38,7 @@ impl Service {
             durability: self.node.durability.show(),
             backends,
             notes,
+            nodes,
             pid: i64::from(std::process::id()),
         }
     }
@@ -68,6 +76,14 @@ impl Service {
             since: Some(self.wall_timestamp(status.since_ms)),
             last_error: status.last_error,
         }
+    }
+}
+
+fn fleet_node(node: OtherNode) -> v1::FleetNode {
+    v1::FleetNode {
+        node_id: node.node.to_string(),
+        version: node.version,
+        silent_for: node.silent_for.try_into().ok(),
     }
 }
 

@@ -1,13 +1,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use key_server_core::{Pick, Select, SelectRefusal, Selected, Shortage, ShortageReason};
+use key_server_core::{
+    Pick, Reserved, Select, SelectRefusal, Selected, SessionRef, Shortage, ShortageReason, Wish,
+};
 use key_server_ledger::Caller;
 use key_server_proto::v1;
 
 use super::wire;
+use crate::config::CapsAlone;
+use crate::engine::Selecting;
 use crate::error::{ErrorKind, ServiceError};
 use crate::service::Service;
+
+/// How often capped keys are asked for in one call, when other nodes were
+/// quicker with all that was wished for.
+const RESERVATIONS_MAX: u32 = 4;
 
 impl Service {
     pub(crate) async fn select_keys(
@@ -17,17 +25,58 @@ impl Service {
     ) -> Result<v1::SelectKeysResponse, ServiceError> {
         let session = self.guard.session(&caller, &request.session_id, None)?;
         let command = Select {
-            session: session.clone(),
+            session,
             user: request.user_id,
             models: self.guard.models(&request.models)?,
             count: self.guard.count(request.count_per_model)?,
             reserved: None,
         };
-        match self.engine.submit(Some(&caller), Some(&session), &command).await? {
+        match self.choose(&caller, command).await? {
             Ok(selected) => self.selected(&selected),
             Err(SelectRefusal::Short(shortages)) => Ok(refused(&shortages)),
             Err(refusal) => Err(refusal_error(&refusal)),
         }
+    }
+
+    /// Chooses keys; those with a cap are reserved among all nodes first.
+    async fn choose(
+        &self,
+        caller: &Arc<Caller>,
+        mut command: Select,
+    ) -> Result<Result<Selected, SelectRefusal>, ServiceError> {
+        let mut reserves = self.fleet.is_some();
+        let mut tries = 0;
+        loop {
+            let wishes = match self.engine.select(Some(caller), &command, reserves).await? {
+                Selecting::Selected(selected) => return Ok(Ok(selected)),
+                // Other nodes were quicker with all that was wished for.
+                Selecting::Refused(SelectRefusal::Short(_))
+                    if command.reserved.is_some() && tries < RESERVATIONS_MAX =>
+                {
+                    command.reserved = None;
+                    continue;
+                }
+                Selecting::Refused(refusal) => return Ok(Err(refusal)),
+                Selecting::Reserve(wishes) => wishes,
+            };
+            tries += 1;
+            command.reserved = self.reserve(&command.session, &wishes).await?;
+            reserves = command.reserved.is_some();
+        }
+    }
+
+    /// None when nodes cannot be asked, and this node's own count is to do.
+    async fn reserve(
+        &self,
+        session: &SessionRef,
+        wishes: &[Wish],
+    ) -> Result<Option<Reserved>, ServiceError> {
+        let Some(fleet) = &self.fleet else { return Ok(None) };
+        let reserved = fleet.reserve(session, wishes).await;
+        if reserved.is_none() && self.node.caps_alone == CapsAlone::Refuse {
+            return Err(caps_unknown());
+        }
+        Ok(reserved)
     }
 
     fn selected(&self, selected: &Selected) -> Result<v1::SelectKeysResponse, ServiceError> {
@@ -58,6 +107,16 @@ impl Service {
             already_held: pick.already_held,
         })
     }
+}
+
+fn caps_unknown() -> ServiceError {
+    ServiceError::new(
+        ErrorKind::Unavailable,
+        "CAPS_UNKNOWN",
+        "the keys have a cap that must hold among all nodes, and these cannot be asked now \
+         (caps_alone = \"refuse\"); try again when Health says that the fleet is back",
+    )
+    .retry_after(Duration::from_secs(1))
 }
 
 fn withdrawn_meanwhile() -> ServiceError {

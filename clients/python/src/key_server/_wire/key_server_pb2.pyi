@@ -205,7 +205,7 @@ class ReleaseKeyResponse(_message.Message):
     def __init__(self, success: bool = ..., released: _Optional[int] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
-    __slots__ = ("provider", "model", "key_id", "user_id", "session_id", "page_size", "page_token", "view", "owner_uid")
+    __slots__ = ("provider", "model", "key_id", "user_id", "session_id", "page_size", "page_token", "view", "owner_uid", "by_node")
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +215,7 @@ class GetStatsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     OWNER_UID_FIELD_NUMBER: _ClassVar[int]
+    BY_NODE_FIELD_NUMBER: _ClassVar[int]
     provider: str
     model: str
     key_id: str
@@ -224,24 +225,39 @@ class GetStatsRequest(_message.Message):
     page_token: str
     view: StatsView
     owner_uid: int
-    def __init__(self, provider: _Optional[str] = ..., model: _Optional[str] = ..., key_id: _Optional[str] = ..., user_id: _Optional[int] = ..., session_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[StatsView, str]] = ..., owner_uid: _Optional[int] = ...) -> None: ...
+    by_node: bool
+    def __init__(self, provider: _Optional[str] = ..., model: _Optional[str] = ..., key_id: _Optional[str] = ..., user_id: _Optional[int] = ..., session_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[StatsView, str]] = ..., owner_uid: _Optional[int] = ..., by_node: bool = ...) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("keys", "pools", "sessions", "totals", "next_page_token")
+    __slots__ = ("keys", "pools", "sessions", "totals", "next_page_token", "nodes")
     KEYS_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[KeyStats]
     pools: _containers.RepeatedCompositeFieldContainer[PoolStats]
     sessions: _containers.RepeatedCompositeFieldContainer[SessionStats]
     totals: Totals
     next_page_token: str
-    def __init__(self, keys: _Optional[_Iterable[_Union[KeyStats, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolStats, _Mapping]]] = ..., sessions: _Optional[_Iterable[_Union[SessionStats, _Mapping]]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeTotals]
+    def __init__(self, keys: _Optional[_Iterable[_Union[KeyStats, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolStats, _Mapping]]] = ..., sessions: _Optional[_Iterable[_Union[SessionStats, _Mapping]]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., next_page_token: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeTotals, _Mapping]]] = ...) -> None: ...
+
+class NodeTotals(_message.Message):
+    __slots__ = ("node_id", "sessions_live", "window_tokens", "lifetime")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_LIVE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    sessions_live: int
+    window_tokens: int
+    lifetime: Usage
+    def __init__(self, node_id: _Optional[str] = ..., sessions_live: _Optional[int] = ..., window_tokens: _Optional[int] = ..., lifetime: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class KeyStats(_message.Message):
-    __slots__ = ("key_id", "provider", "models", "label", "state", "tier", "weight", "own_weight", "holders", "max_holders", "window_tokens", "lifetime", "last_used_at", "cooling_until", "sources")
+    __slots__ = ("key_id", "provider", "models", "label", "state", "tier", "weight", "own_weight", "holders", "max_holders", "window_tokens", "lifetime", "last_used_at", "cooling_until", "sources", "nodes")
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +273,7 @@ class KeyStats(_message.Message):
     LAST_USED_AT_FIELD_NUMBER: _ClassVar[int]
     COOLING_UNTIL_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     key_id: str
     provider: str
     models: _containers.RepeatedScalarFieldContainer[str]
@@ -272,7 +289,20 @@ class KeyStats(_message.Message):
     last_used_at: _timestamp_pb2.Timestamp
     cooling_until: _timestamp_pb2.Timestamp
     sources: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, key_id: _Optional[str] = ..., provider: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., label: _Optional[str] = ..., state: _Optional[_Union[KeyState, str]] = ..., tier: _Optional[_Union[Tier, str]] = ..., weight: _Optional[float] = ..., own_weight: _Optional[float] = ..., holders: _Optional[int] = ..., max_holders: _Optional[int] = ..., window_tokens: _Optional[int] = ..., lifetime: _Optional[_Union[Usage, _Mapping]] = ..., last_used_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., cooling_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeKeyStats]
+    def __init__(self, key_id: _Optional[str] = ..., provider: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., label: _Optional[str] = ..., state: _Optional[_Union[KeyState, str]] = ..., tier: _Optional[_Union[Tier, str]] = ..., weight: _Optional[float] = ..., own_weight: _Optional[float] = ..., holders: _Optional[int] = ..., max_holders: _Optional[int] = ..., window_tokens: _Optional[int] = ..., lifetime: _Optional[_Union[Usage, _Mapping]] = ..., last_used_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., cooling_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[_Union[NodeKeyStats, _Mapping]]] = ...) -> None: ...
+
+class NodeKeyStats(_message.Message):
+    __slots__ = ("node_id", "window_tokens", "lifetime", "last_used_at")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_USED_AT_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    window_tokens: int
+    lifetime: Usage
+    last_used_at: _timestamp_pb2.Timestamp
+    def __init__(self, node_id: _Optional[str] = ..., window_tokens: _Optional[int] = ..., lifetime: _Optional[_Union[Usage, _Mapping]] = ..., last_used_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("requests", "input_tokens", "output_tokens", "cached_input_tokens", "failures")
@@ -305,7 +335,7 @@ class PoolStats(_message.Message):
     def __init__(self, provider: _Optional[str] = ..., model: _Optional[str] = ..., keys: _Optional[int] = ..., usable: _Optional[int] = ..., cooling: _Optional[int] = ..., at_cap: _Optional[int] = ...) -> None: ...
 
 class SessionStats(_message.Message):
-    __slots__ = ("session_id", "owner_uid", "user_id", "opened_at", "ended_at", "expires_at", "allocations")
+    __slots__ = ("session_id", "owner_uid", "user_id", "opened_at", "ended_at", "expires_at", "allocations", "node_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_UID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -313,6 +343,7 @@ class SessionStats(_message.Message):
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     ALLOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     owner_uid: int
     user_id: int
@@ -320,7 +351,8 @@ class SessionStats(_message.Message):
     ended_at: _timestamp_pb2.Timestamp
     expires_at: _timestamp_pb2.Timestamp
     allocations: _containers.RepeatedCompositeFieldContainer[Allocation]
-    def __init__(self, session_id: _Optional[str] = ..., owner_uid: _Optional[int] = ..., user_id: _Optional[int] = ..., opened_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., allocations: _Optional[_Iterable[_Union[Allocation, _Mapping]]] = ...) -> None: ...
+    node_id: str
+    def __init__(self, session_id: _Optional[str] = ..., owner_uid: _Optional[int] = ..., user_id: _Optional[int] = ..., opened_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., allocations: _Optional[_Iterable[_Union[Allocation, _Mapping]]] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class Allocation(_message.Message):
     __slots__ = ("key_id", "model", "held", "usage")
@@ -401,7 +433,7 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("status", "version", "uptime", "node_id", "keys", "models", "sessions", "ledger_position", "durability", "backends", "notes", "pid")
+    __slots__ = ("status", "version", "uptime", "node_id", "keys", "models", "sessions", "ledger_position", "durability", "backends", "notes", "pid", "nodes")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_FIELD_NUMBER: _ClassVar[int]
@@ -414,6 +446,7 @@ class HealthResponse(_message.Message):
     BACKENDS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     status: HealthStatus
     version: str
     uptime: _duration_pb2.Duration
@@ -426,7 +459,18 @@ class HealthResponse(_message.Message):
     backends: _containers.RepeatedCompositeFieldContainer[Backend]
     notes: _containers.RepeatedScalarFieldContainer[str]
     pid: int
-    def __init__(self, status: _Optional[_Union[HealthStatus, str]] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., node_id: _Optional[str] = ..., keys: _Optional[int] = ..., models: _Optional[int] = ..., sessions: _Optional[int] = ..., ledger_position: _Optional[int] = ..., durability: _Optional[str] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ...) -> None: ...
+    nodes: _containers.RepeatedCompositeFieldContainer[FleetNode]
+    def __init__(self, status: _Optional[_Union[HealthStatus, str]] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., node_id: _Optional[str] = ..., keys: _Optional[int] = ..., models: _Optional[int] = ..., sessions: _Optional[int] = ..., ledger_position: _Optional[int] = ..., durability: _Optional[str] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[FleetNode, _Mapping]]] = ...) -> None: ...
+
+class FleetNode(_message.Message):
+    __slots__ = ("node_id", "version", "silent_for")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FOR_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    version: str
+    silent_for: _duration_pb2.Duration
+    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., silent_for: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("name", "state", "since", "last_error")

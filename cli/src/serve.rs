@@ -120,6 +120,7 @@ fn parts(resolved: Resolved, state_dir: StateDir) -> Result<Parts, Failure> {
         projection: Box::new(projection),
         fleet: None,
         clock: None,
+        background: Vec::new(),
         notes: Vec::new(),
     })
 }

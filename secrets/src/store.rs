@@ -47,6 +47,13 @@ pub trait SecretStore: Send + Sync {
     /// The change may still happen, as a whole or (entry per key) in part.
     async fn commit(&self, change: &Change) -> Result<(), SecretStoreError>;
 
+    /// Whether the store is another server, which may be away for a while: then
+    /// a node waits for it. What is always there fails for a reason that a
+    /// person has to look at.
+    fn may_be_away(&self) -> bool {
+        false
+    }
+
     /// Whether somebody else changed what this store last gave or took, so
     /// that [`SecretStore::load`] would answer something new. A store that only
     /// one node writes never says so. May take its time, to spare the backend.

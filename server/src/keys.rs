@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use key_server_core::{KeyId, SyncKeys};
 use key_server_ledger::Caller;
@@ -11,9 +12,18 @@ use key_server_secrets::{
     import_csv, plan,
 };
 
+use tokio::sync::watch;
+
 use crate::backend::{Backend, BackendState};
 use crate::engine::{Engine, RETRY_AFTER};
 use crate::error::{ErrorKind, ServiceError};
+
+/// How often an import is planned anew because another node wrote meanwhile.
+const CONFLICTS_MAX: u32 = 5;
+const CONFLICT: &str = "STORE_CONFLICT";
+/// How long to wait for a store that is away: at first, and at most.
+const TRY_AGAIN_FIRST: Duration = Duration::from_millis(500);
+const TRY_AGAIN_MAX: Duration = Duration::from_secs(15);
 
 /// Everything about credentials that the server holds.
 pub struct Keys {
@@ -25,8 +35,20 @@ pub struct Keys {
     reloading: tokio::sync::Mutex<()>,
     /// Why the CSV that should be in force is not, if so.
     notes: Mutex<Vec<String>>,
+    readiness: watch::Sender<Readiness>,
+    /// How often to look whether somebody else changed the store.
+    poll: Duration,
     /// How the store is.
     pub backend: Backend,
+}
+
+/// Whether there are credentials to give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Those of the store.
+    Ready,
+    /// None yet: the store is away, for this reason.
+    Waiting(String),
 }
 
 /// The CSV of this node.
@@ -95,9 +117,22 @@ pub enum KeysError {
     Service(#[from] ServiceError),
 }
 
+impl KeysError {
+    /// Whether trying again later may help.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => {
+                matches!(error, SecretStoreError::Unavailable(_) | SecretStoreError::Conflict(_))
+            }
+            Self::Service(_) => true,
+            Self::None { .. } | Self::Bad(_) => false,
+        }
+    }
+}
+
 impl Keys {
     /// Nothing is loaded yet: see [`Keys::start`].
-    pub fn new(engine: Arc<Engine>, store: Arc<dyn SecretStore>, csv: Csv) -> Self {
+    pub fn new(engine: Arc<Engine>, store: Arc<dyn SecretStore>, csv: Csv, poll: Duration) -> Self {
         let backend =
             Backend::new(format!("secrets ({})", store.name()), Arc::clone(&engine.clock));
         Self {
@@ -107,7 +142,31 @@ impl Keys {
             csv,
             reloading: tokio::sync::Mutex::default(),
             notes: Mutex::default(),
+            readiness: watch::Sender::new(Readiness::Waiting("the server is starting".into())),
+            poll,
             backend,
+        }
+    }
+
+    /// Whether there are credentials to give, now and whenever that changes.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Whether there are credentials to give.
+    pub fn is_ready(&self) -> bool {
+        *self.readiness.borrow() == Readiness::Ready
+    }
+
+    /// Refuses while there are no credentials to give.
+    pub(crate) fn check_ready(&self) -> Result<(), ServiceError> {
+        match &*self.readiness.borrow() {
+            Readiness::Ready => Ok(()),
+            Readiness::Waiting(reason) => {
+                let message = format!("the keys are not loaded yet: {reason}");
+                let error = ServiceError::new(ErrorKind::Unavailable, "KEYS_NOT_LOADED", message);
+                Err(error.retry_after(RETRY_AFTER))
+            }
         }
     }
 
@@ -121,12 +180,67 @@ impl Keys {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Loads the store, imports the CSV if there is one, and serves the keys.
+    /// Loads the store, imports the CSV if there is one, and serves the keys. A
+    /// store that is away is waited for by [`Keys::follow`].
     ///
     /// # Errors
     /// [`KeysError`]; with a CSV that is bad and a store that has keys the
     /// store's are served, and [`Keys::notes`] says so.
     pub async fn start(&self) -> Result<(), KeysError> {
+        match self.try_start().await {
+            Ok(()) => {
+                self.readiness.send_replace(Readiness::Ready);
+                Ok(())
+            }
+            Err(error) if self.store.may_be_away() && error.may_pass() => {
+                tracing::warn!("the keys are not loaded yet, waiting: {error}");
+                self.readiness.send_replace(Readiness::Waiting(error.to_string()));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for a store that was away at the start, then looks again and again
+    /// whether somebody else changed it. Never ends.
+    pub async fn follow(&self) {
+        if !self.store.may_be_away() {
+            return std::future::pending().await;
+        }
+        let mut pause = TRY_AGAIN_FIRST;
+        while !self.is_ready() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(TRY_AGAIN_MAX);
+            match self.try_start().await {
+                Ok(()) => {
+                    tracing::info!("the keys are loaded");
+                    self.readiness.send_replace(Readiness::Ready);
+                }
+                Err(error) => {
+                    tracing::warn!("the keys are not loaded yet, waiting {pause:?}: {error}");
+                    self.readiness.send_replace(Readiness::Waiting(error.to_string()));
+                }
+            }
+        }
+        loop {
+            tokio::time::sleep(self.poll).await;
+            self.look().await;
+        }
+    }
+
+    /// Takes over what somebody else changed in the store.
+    async fn look(&self) {
+        let changed = self.store.has_changed().await;
+        self.observe(&changed);
+        if changed == Ok(true) {
+            match self.resync().await {
+                Ok(()) => tracing::info!("the keys were changed in the store; they are in force"),
+                Err(error) => tracing::warn!("the keys were changed in the store: {error}"),
+            }
+        }
+    }
+
+    async fn try_start(&self) -> Result<(), KeysError> {
         let stored = self.load().await?;
         let is_missing = !self.csv.path.try_exists().unwrap_or(true);
         if is_missing && !self.csv.is_expected {
@@ -214,7 +328,26 @@ impl Keys {
         })
     }
 
+    /// Imports the CSV; once more on what another node wrote at the same time.
     async fn import(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        reload: &Reload,
+        mut stored: Vec<StoredKey>,
+    ) -> Result<Reloaded, ServiceError> {
+        for _ in 0..CONFLICTS_MAX {
+            match self.try_import(caller, reload, stored).await {
+                Err(error) if error.reason == CONFLICT => {
+                    tracing::info!("another node changed keys at the same time; planning anew");
+                    stored = self.load().await.map_err(|error| store_failed(&error))?;
+                }
+                imported => return imported,
+            }
+        }
+        self.try_import(caller, reload, stored).await
+    }
+
+    async fn try_import(
         &self,
         caller: Option<&Arc<Caller>>,
         reload: &Reload,
@@ -348,10 +481,12 @@ fn store_failed(error: &SecretStoreError) -> ServiceError {
         SecretStoreError::Corrupt(text) => {
             ServiceError::new(ErrorKind::Corrupt, "STORE_CORRUPT", text.clone())
         }
-        SecretStoreError::Unavailable(text)
-        | SecretStoreError::Denied(text)
-        | SecretStoreError::Conflict(text) => {
+        SecretStoreError::Unavailable(text) | SecretStoreError::Denied(text) => {
             ServiceError::new(ErrorKind::Unavailable, "STORE_UNAVAILABLE", text.clone())
+        }
+        SecretStoreError::Conflict(text) => {
+            ServiceError::new(ErrorKind::Unavailable, CONFLICT, text.clone())
+                .retry_after(RETRY_AFTER)
         }
     }
 }

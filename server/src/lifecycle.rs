@@ -6,10 +6,13 @@
 //! projection, ledger.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use key_server_ledger::{AppendError, Durability as LedgerDurability, Fact, OpenError, Options};
+use key_server_ledger::{
+    AppendError, Condition, Durability as LedgerDurability, Fact, OpenError, Options,
+};
 use key_server_projections::LocalProjection;
 use key_server_proto::FILE_DESCRIPTOR_SET;
 use key_server_proto::v1::key_server_server::{KeyServerServer, SERVICE_NAME};
@@ -61,6 +64,8 @@ pub struct Parts {
     pub fleet: Option<FleetParts>,
     /// Another clock than the system's.
     pub clock: Option<Arc<dyn Clock>>,
+    /// Work of the adapters that goes on until the end.
+    pub background: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// What Health is to tell besides.
     pub notes: Vec<String>,
 }
@@ -127,7 +132,8 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     note_start(&engine, settings.durability).await?;
     let projector = Arc::new(Projector::new(Arc::clone(&engine), projection));
     let csv = csv(&settings, parts.csv_is_expected, &parts.state_dir.node_id);
-    let keys = Arc::new(Keys::new(Arc::clone(&engine), parts.store, csv));
+    let keys = Keys::new(Arc::clone(&engine), parts.store, csv, settings.vault_poll);
+    let keys = Arc::new(keys);
     keys.start().await?;
     let guard = Guard::new(&settings, rustix::process::geteuid().as_raw());
     let node = Node {
@@ -146,6 +152,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let state_dir = parts.state_dir;
     let running = Running::spawn(&settings, service, socket, listener, state_dir);
     running.follow(publisher);
+    running.background(parts.background);
     Ok(running)
 }
 
@@ -249,6 +256,19 @@ impl Running {
         });
     }
 
+    /// Follows the store, and lets the adapters work.
+    fn background(&self, background: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+        let keys = Arc::clone(&self.service.keys);
+        let follow: Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(async move { keys.follow().await });
+        for work in background.into_iter().chain([follow]) {
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move {
+                let _ = stop.run_until_cancelled(work).await;
+            });
+        }
+    }
+
     /// Tells the other nodes what happens here, and learns what happens there.
     fn follow(&self, publisher: Option<Publisher>) {
         if let Some(publisher) = publisher {
@@ -289,9 +309,9 @@ impl Running {
                 KeyServerServer::new(self.service.clone())
                     .max_decoding_message_size(settings.message_bytes_max),
             );
+        self.tell_readiness(health.clone());
         let (stop, grace) = (self.stop.clone(), settings.shutdown_grace);
         self.tasks.spawn(async move {
-            set_serving(&health, ServingStatus::Serving).await;
             let soft = {
                 let stop = stop.clone();
                 async move {
@@ -310,6 +330,21 @@ impl Running {
                     let _ = failed.send(cannot_serve(error)).await;
                 },
                 () = hard => tracing::warn!("some calls did not finish in time; they were cut"),
+            }
+        });
+    }
+
+    /// Says to whoever asks for health whether there are keys to give.
+    fn tell_readiness(&self, health: HealthReporter) {
+        let (stop, service) = (self.stop.clone(), self.service.clone());
+        self.tasks.spawn(async move {
+            let mut readiness = service.keys.readiness();
+            loop {
+                set_serving(&health, serving(&service)).await;
+                let changed = stop.run_until_cancelled(readiness.changed()).await;
+                if !matches!(changed, Some(Ok(()))) {
+                    return;
+                }
             }
         });
     }
@@ -356,6 +391,16 @@ impl Running {
         projector.flush().await;
         tokio::task::block_in_place(|| engine.ledger().close())?;
         Ok(())
+    }
+}
+
+/// Whether calls can be answered.
+pub(crate) fn serving(service: &Service) -> ServingStatus {
+    let is_writable = service.engine.ledger().condition() == Condition::Writable;
+    if service.keys.is_ready() && is_writable {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
     }
 }
 

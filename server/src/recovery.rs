@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::lifecycle::set_serving;
+use crate::lifecycle::{serving, set_serving};
 use crate::service::Service;
 
 /// How long to wait between two tries.
@@ -24,7 +24,7 @@ pub(crate) async fn run(service: Service, health: HealthReporter) {
             tokio::time::sleep(TRY_EVERY).await;
         }
         tracing::info!("the ledger takes records again");
-        set_serving(&health, ServingStatus::Serving).await;
+        set_serving(&health, serving(&service)).await;
         if let Err(error) = service.keys.resync().await {
             tracing::error!("keys could not be brought in line with the store: {error}");
         }

@@ -89,6 +89,7 @@ impl EmbeddedHome {
             projection: Box::new(projection),
             fleet: None,
             clock: Some(Arc::clone(&self.clock) as _),
+            background: Vec::new(),
             notes: Vec::new(),
         };
         let running = lifecycle::start(parts).await?;

@@ -27,7 +27,7 @@ impl Service {
             nodes.extend(fleet.nodes().into_iter().map(fleet_node));
         }
         v1::HealthResponse {
-            status: status(&backends, &notes).into(),
+            status: status(&backends, &notes, self.keys.is_ready()).into(),
             version: self.node.version.to_owned(),
             uptime: now.since(self.node.started).try_into().ok(),
             node_id: self.node.id.clone(),
@@ -87,11 +87,11 @@ fn fleet_node(node: OtherNode) -> v1::FleetNode {
     }
 }
 
-/// Only the ledger makes the server unavailable: everything else it can do
+/// Only the ledger, and keys that were never loaded, make the server unavailable: everything else it can do
 /// without for a while.
-fn status(backends: &[v1::Backend], notes: &[String]) -> v1::HealthStatus {
+fn status(backends: &[v1::Backend], notes: &[String], is_ready: bool) -> v1::HealthStatus {
     let ok = BackendState::Ok.as_str();
-    if backends.first().is_some_and(|ledger| ledger.state != ok) {
+    if !is_ready || backends.first().is_some_and(|ledger| ledger.state != ok) {
         v1::HealthStatus::Unavailable
     } else if !notes.is_empty() || backends.iter().any(|backend| backend.state != ok) {
         v1::HealthStatus::Degraded

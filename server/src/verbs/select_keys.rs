@@ -23,6 +23,7 @@ impl Service {
         caller: Arc<Caller>,
         request: v1::SelectKeysRequest,
     ) -> Result<v1::SelectKeysResponse, ServiceError> {
+        self.keys.check_ready()?;
         let session = self.guard.session(&caller, &request.session_id, None)?;
         let command = Select {
             session,

@@ -20,6 +20,7 @@ use crate::{Change, SecretStore, SecretStoreError, StoredKey, private_file};
 
 use identity::Identities;
 pub use identity::IdentitySource;
+pub(crate) use interner::Interner;
 use seal::UnsealError;
 
 const STORE_FILE: &str = "secrets.age";

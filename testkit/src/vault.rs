@@ -17,8 +17,9 @@ const POLL_EVERY: Duration = Duration::from_millis(20);
 const POLLS_MAX: u32 = 3_000;
 
 /// Starts `$@` with its words in `$LOG`, says its process id, and ends it as
-/// soon as whoever holds our standard input is gone, however that ended.
-const GUARDED: &str = r#""$@" </dev/null >>"$LOG" 2>&1 & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait"#;
+/// soon as whoever holds our standard input is gone, however that ended. Then
+/// removes `$REMOVE`.
+const GUARDED: &str = r#""$@" </dev/null >>"$LOG" 2>&1 & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait; [ -z "$REMOVE" ] || rm -rf "$REMOVE""#;
 
 /// A program that ends when this value is dropped, or the test's process ends.
 pub struct GuardedProcess {
@@ -32,6 +33,15 @@ impl GuardedProcess {
     /// # Errors
     /// As the system says.
     pub fn start(program: &Path, arguments: &[&str], log: &Path) -> io::Result<Self> {
+        Self::start_and_remove(program, arguments, log, Path::new(""))
+    }
+
+    fn start_and_remove(
+        program: &Path,
+        arguments: &[&str],
+        log: &Path,
+        remove: &Path,
+    ) -> io::Result<Self> {
         let mut guard = Command::new("sh")
             .args(["-c", GUARDED, "sh"])
             .arg(program)
@@ -40,6 +50,7 @@ impl GuardedProcess {
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", log.parent().unwrap_or(Path::new("/")))
             .env("LOG", log)
+            .env("REMOVE", remove)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -180,7 +191,11 @@ impl VaultServer {
     pub async fn start(&mut self) {
         let program = Self::find().expect("the test program looked for it");
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let process = GuardedProcess::start(&program, &arguments, &self.log());
+        // A server in memory may belong to the whole test program, whose end
+        // drops nothing.
+        let remove = if self.is_in_memory() { self.path() } else { Path::new("") };
+        let process =
+            GuardedProcess::start_and_remove(&program, &arguments, &self.log(), remove);
         self.process = Some(process.expect("the program can be started"));
         for _ in 0..POLLS_MAX {
             if self.try_admin(Method::GET, "sys/seal-status", Value::Null).await.is_ok() {
@@ -363,6 +378,10 @@ impl VaultServer {
     /// What it said.
     pub fn words(&self) -> String {
         std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    fn is_in_memory(&self) -> bool {
+        self.arguments.iter().any(|argument| argument == "-dev")
     }
 
     fn log(&self) -> PathBuf {

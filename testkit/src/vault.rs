@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// The version that `testkit/vault-build/build.sh` builds.
 const BUILT_VERSION: &str = "1.21.1";
 const POLL_EVERY: Duration = Duration::from_millis(20);
-const POLLS_MAX: u32 = 3_000;
+const POLLS_MAX: u32 = 1_500;
 
 /// Starts `$@` with its words in `$LOG`, says its process id, and ends it as
 /// soon as whoever holds our standard input is gone, however that ended. Then
@@ -164,11 +164,27 @@ impl VaultServer {
     }
 
     async fn initialised(mut self, listener: &str) -> Self {
+        let data = self.dir.path().join("data");
+        std::fs::create_dir(&data).expect("the directory can be written to");
+        let (data, scheme, port, cluster_port) =
+            (data.display(), self.scheme, self.port, free_port());
+        // The minimal build keeps files by way of raft only.
         let config = format!(
-            "disable_mlock = true\nui = false\nstorage \"file\" {{\n  path = \"{}\"\n}}\nlistener \
-             \"tcp\" {{\n  address = \"127.0.0.1:{}\"\n  {listener}\n}}\n",
-            self.dir.path().join("data").display(),
-            self.port
+            r#"disable_mlock = true
+ui = false
+storage "raft" {{
+  path = "{data}"
+  node_id = "one"
+  performance_multiplier = 1
+}}
+api_addr = "{scheme}://127.0.0.1:{port}"
+cluster_addr = "{scheme}://127.0.0.1:{cluster_port}"
+listener "tcp" {{
+  address = "127.0.0.1:{port}"
+  cluster_address = "127.0.0.1:{cluster_port}"
+  {listener}
+}}
+"#
         );
         let path = self.dir.path().join("vault.hcl");
         std::fs::write(&path, config).expect("the directory can be written to");

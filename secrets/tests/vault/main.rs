@@ -4,6 +4,9 @@
 
 mod denial;
 mod entries;
+mod hostile;
+mod many;
+mod outage;
 mod scripted;
 mod setup;
 mod sign_in;
@@ -12,6 +15,6 @@ use key_server_testkit::suite;
 use key_server_testkit::vault::VaultServer;
 
 fn main() {
-    let tests = [entries::TESTS, denial::TESTS, sign_in::TESTS].concat();
+    let tests = [entries::TESTS, denial::TESTS, sign_in::TESTS, outage::TESTS, hostile::TESTS, many::TESTS].concat();
     suite::run(VaultServer::find().map(drop), tests)
 }

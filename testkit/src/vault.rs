@@ -210,8 +210,7 @@ listener "tcp" {{
         // A server in memory may belong to the whole test program, whose end
         // drops nothing.
         let remove = if self.is_in_memory() { self.path() } else { Path::new("") };
-        let process =
-            GuardedProcess::start_and_remove(&program, &arguments, &self.log(), remove);
+        let process = GuardedProcess::start_and_remove(&program, &arguments, &self.log(), remove);
         self.process = Some(process.expect("the program can be started"));
         for _ in 0..POLLS_MAX {
             if self.try_admin(Method::GET, "sys/seal-status", Value::Null).await.is_ok() {
@@ -253,7 +252,10 @@ listener "tcp" {{
         self.admin(Method::PUT, "sys/unseal", json!({ "key": key })).await;
         for _ in 0..POLLS_MAX {
             if matches!(self.try_admin(Method::GET, "sys/health", Value::Null).await, Ok((200, _)))
-                && self.try_admin(Method::GET, "sys/mounts", Value::Null).await.is_ok_and(|r| r.0 == 200)
+                && self
+                    .try_admin(Method::GET, "sys/mounts", Value::Null)
+                    .await
+                    .is_ok_and(|r| r.0 == 200)
             {
                 return;
             }

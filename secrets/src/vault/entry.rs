@@ -285,7 +285,8 @@ fn texts(value: &Value) -> Option<Vec<&str>> {
             let text = text.trim();
             let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
             let parts = inner.unwrap_or(text).split(',').map(str::trim);
-            let parts = parts.map(|part| if inner.is_some() { part.trim_matches('"') } else { part });
+            let parts =
+                parts.map(|part| if inner.is_some() { part.trim_matches('"') } else { part });
             Some(parts.filter(|part| !part.is_empty()).collect())
         }
         Value::Array(values) => values.iter().map(|value| value.as_str().map(str::trim)).collect(),
@@ -352,8 +353,7 @@ mod tests {
                 format!(r#"{{"provider":"openai","models":{models},"api_key":"sk-fake-0001"}}"#);
             assert_eq!(models_of(&read_text(&text)), ["openai/gpt-4o", "openai/o3"]);
         }
-        let text =
-            r#"{"provider":"openrouter","models":"openai/gpt-4o","api_key":"sk-fake-0001"}"#;
+        let text = r#"{"provider":"openrouter","models":"openai/gpt-4o","api_key":"sk-fake-0001"}"#;
         assert_eq!(models_of(&read_text(text)), ["openrouter/openai/gpt-4o"]);
     }
 

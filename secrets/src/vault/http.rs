@@ -198,7 +198,8 @@ impl Http {
         bytes_max: usize,
     ) -> Result<Reply, SecretStoreError> {
         let status = response.status().as_u16();
-        let expected = usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
+        let expected =
+            usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
         let mut body = Zeroizing::new(Vec::with_capacity(expected.min(bytes_max)));
         while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(&error))? {
             if body.len() + chunk.len() > bytes_max {

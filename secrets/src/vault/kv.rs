@@ -271,6 +271,9 @@ impl Kv {
             };
         };
         let version = data.metadata.version;
+        if version == 0 {
+            return Err(self.odd(reply, "an entry", &[]));
+        }
         let mark = data.metadata.mark(version);
         match data.data {
             Some(entry) if reply.status == 200 => Ok(found(entry, mark)),

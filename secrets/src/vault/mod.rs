@@ -55,10 +55,19 @@ struct Shared {
 
 /// What one key of a change needs.
 enum Task {
-    Put { name: Name, known: Option<Known>, key: StoredKey },
-    Remove { name: Name, known: Known },
+    Put {
+        name: Name,
+        known: Option<Known>,
+        key: StoredKey,
+    },
+    Remove {
+        name: Name,
+        known: Known,
+    },
     /// A key of which no load knew.
-    RemoveUnknown { name: Name },
+    RemoveUnknown {
+        name: Name,
+    },
 }
 
 impl VaultStore {
@@ -167,15 +176,24 @@ impl Shared {
                 }
                 Found::Deleted(mark) => seen.push((name, Known { mark, key: None })),
                 Found::Broken(fault) => {
-                    broken.push(format!("{}: {} {}", self.kv.place(&name), fault.field, fault.what));
+                    broken.push(format!(
+                        "{}: {} {}",
+                        self.kv.place(&name),
+                        fault.field,
+                        fault.what
+                    ));
                 }
             }
         }
         keys.sort_unstable_by_key(|(_, key)| key.id());
-        broken.extend(keys.windows(2).filter(|pair| pair[0].1.id() == pair[1].1.id()).map(|pair| {
-            let (one, other) = (self.kv.place(&pair[0].0), self.kv.place(&pair[1].0));
-            format!("{one} and {other}: the same api_key of one provider; delete one of the two")
-        }));
+        broken.extend(keys.windows(2).filter(|pair| pair[0].1.id() == pair[1].1.id()).map(
+            |pair| {
+                let (one, other) = (self.kv.place(&pair[0].0), self.kv.place(&pair[1].0));
+                format!(
+                    "{one} and {other}: the same api_key of one provider; delete one of the two"
+                )
+            },
+        ));
         match broken.is_empty() {
             true => Ok((Seen::of(seen), keys.into_iter().map(|(_, key)| key).collect())),
             false => Err(self.broken(broken)),

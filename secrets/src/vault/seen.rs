@@ -76,8 +76,7 @@ impl Seen {
     /// that entry stand for another key.
     pub(super) fn free_name(&self, id: KeyId) -> Name {
         let own = id.to_string();
-        let is_taken =
-            |name: &str| self.entries.get(name).is_some_and(|known| known.key.is_some());
+        let is_taken = |name: &str| self.entries.get(name).is_some_and(|known| known.key.is_some());
         let others = (2..).map(|number| format!("{own}-{number}"));
         let mut names = std::iter::once(own.clone()).chain(others);
         names.find(|name| !is_taken(name)).unwrap_or(own).into()

@@ -124,9 +124,9 @@ pub(super) async fn log_in(http: &Http, sign_in: &SignIn) -> Result<Granted, Sec
                           expired, and KEY_SERVER_VAULT_AUTH_MOUNT";
             post(http, sign_in, mount, &body, &[], advice).await
         }
-        SignIn::Token(_) | SignIn::TokenFile(_) | SignIn::Agent => Err(
-            SecretStoreError::Denied(String::from("a token cannot be got again; give another")),
-        ),
+        SignIn::Token(_) | SignIn::TokenFile(_) | SignIn::Agent => {
+            Err(SecretStoreError::Denied(String::from("a token cannot be got again; give another")))
+        }
     }
 }
 
@@ -159,10 +159,7 @@ async fn post(
 }
 
 /// The token that a response-wrapping token stands for, once.
-pub(super) async fn unwrap(
-    http: &Http,
-    wrapping: &SecretKey,
-) -> Result<Granted, SecretStoreError> {
+pub(super) async fn unwrap(http: &Http, wrapping: &SecretKey) -> Result<Granted, SecretStoreError> {
     let call = Call::post("sys/wrapping/unwrap", json(&serde_json::json!({})));
     let reply = http.send(&call, Some(wrapping)).await?;
     let hidden = [wrapping.expose()];
@@ -260,6 +257,7 @@ fn secret_of(path: &Path, bytes: &[u8]) -> Result<SecretKey, SecretStoreError> {
 /// written.
 pub(super) fn json(content: &impl Serialize) -> Zeroizing<Vec<u8>> {
     let mut body = Zeroizing::new(Vec::with_capacity(96 * 1024));
-    serde_json::to_writer(&mut *body, content).expect("texts are JSON, and memory takes every write");
+    serde_json::to_writer(&mut *body, content)
+        .expect("texts are JSON, and memory takes every write");
     body
 }

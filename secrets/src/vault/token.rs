@@ -225,8 +225,7 @@ impl Tokens {
         let granted = if self.is_wrapped {
             sign_in::unwrap(http, &origin.given).await?
         } else {
-            let unknown =
-                Granted { token: Arc::clone(&origin.given), ttl: None, renewable: false };
+            let unknown = Granted { token: Arc::clone(&origin.given), ttl: None, renewable: false };
             sign_in::look_up(http, &origin.given).await?.unwrap_or(unknown)
         };
         Ok(self.lease(granted, number, Some(origin)))

@@ -277,8 +277,12 @@ fn every_change_by_somebody_else_is_noticed_on_version_1() {
         let other = VaultStore::new(settings).unwrap();
         mine.commit(&put((0..3).map(key))).await.unwrap();
         other.load().await.unwrap();
-        let changes =
-            [put([listed_by(&key(1), &["cli"])]), put([key(7)]), remove([key(7)]), remove([key(0)])];
+        let changes = [
+            put([listed_by(&key(1), &["cli"])]),
+            put([key(7)]),
+            remove([key(7)]),
+            remove([key(0)]),
+        ];
         for change in changes {
             assert!(!mine.has_changed().await.unwrap(), "before {change:?}");
             other.commit(&change).await.unwrap();

@@ -46,10 +46,9 @@ fn redirect_to_another_address_does_not_get_the_token() {
         let thief = Scripted::start(|_| Answer::json(200, r#"{"data":{"keys":[]}}"#)).await;
         for status in [301, 302, 307, 308] {
             let location = format!("location: {}/v1/secret", thief.address());
-            let vault = Scripted::start(after_sign_in(move |_| {
-                Answer::with_header(status, &location, "")
-            }))
-            .await;
+            let vault =
+                Scripted::start(after_sign_in(move |_| Answer::with_header(status, &location, "")))
+                    .await;
             let text = denied(store(vault.address()).load().await);
             assert!(text.contains("redirects to") && text.contains(&thief.address()), "{text}");
             assert!(!text.contains(TOKEN), "{text}");
@@ -60,18 +59,16 @@ fn redirect_to_another_address_does_not_get_the_token() {
 
 fn redirect_to_the_same_address_is_followed_once() {
     run(async {
-        let vault = Scripted::start(after_sign_in(|request| {
-            match request.head.contains("/v1/moved") {
+        let vault =
+            Scripted::start(after_sign_in(|request| match request.head.contains("/v1/moved") {
                 true => Answer::json(200, r#"{"data":{"keys":[]}}"#),
                 false => Answer::with_header(307, "location: /v1/moved?list=true", ""),
-            }
-        }))
-        .await;
+            }))
+            .await;
         assert!(store(vault.address()).load().await.unwrap().is_empty());
-        let vault = Scripted::start(after_sign_in(|_| {
-            Answer::with_header(307, "location: /v1/again", "")
-        }))
-        .await;
+        let vault =
+            Scripted::start(after_sign_in(|_| Answer::with_header(307, "location: /v1/again", "")))
+                .await;
         let text = unavailable(store(vault.address()).load().await);
         assert!(text.contains("in a circle"), "{text}");
         assert_eq!(vault.requests().len(), 3, "sign-in, request, and once more");

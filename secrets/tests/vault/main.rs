@@ -15,6 +15,8 @@ use key_server_testkit::suite;
 use key_server_testkit::vault::VaultServer;
 
 fn main() {
-    let tests = [entries::TESTS, denial::TESTS, sign_in::TESTS, outage::TESTS, hostile::TESTS, many::TESTS].concat();
+    let tests =
+        [entries::TESTS, denial::TESTS, sign_in::TESTS, outage::TESTS, hostile::TESTS, many::TESTS]
+            .concat();
     suite::run(VaultServer::find().map(drop), tests)
 }

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::setup::{key, put, run, settings};
 
-pub(crate) const TESTS: &[Test] = &tests![ten_thousand_keys_load_in_seconds_and_unchanged_ones_cost_no_write];
+pub(crate) const TESTS: &[Test] =
+    &tests![ten_thousand_keys_load_in_seconds_and_unchanged_ones_cost_no_write];
 
 const KEYS_COUNT: usize = 10_000;
 /// A machine that is busy with other tests gets more time than the aim of 5 s.

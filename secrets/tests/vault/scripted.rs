@@ -42,9 +42,7 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    pub(crate) async fn start(
-        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) async fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -94,7 +92,9 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head
                 .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok())
+                .find_map(|line| {
+                    line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()
+                })
                 .unwrap_or(0_usize);
             if body.len() >= length {
                 return Some(Request { head: head.to_owned(), body: body.to_owned() });

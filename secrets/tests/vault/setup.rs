@@ -17,11 +17,8 @@ pub(crate) const CANARY: &str = "sk-fake-canary";
 
 /// Runs an asynchronous test.
 pub(crate) fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(test);
 }
 
@@ -91,8 +88,7 @@ pub(crate) fn remove(keys: impl IntoIterator<Item = StoredKey>) -> Change {
 /// The credentials that a store holds, sorted.
 pub(crate) async fn secrets(store: &VaultStore) -> Vec<String> {
     let keys = store.load().await.unwrap();
-    let mut secrets: Vec<String> =
-        keys.iter().map(|key| key.secret.expose().to_owned()).collect();
+    let mut secrets: Vec<String> = keys.iter().map(|key| key.secret.expose().to_owned()).collect();
     secrets.sort();
     secrets
 }

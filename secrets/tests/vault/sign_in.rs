@@ -12,7 +12,9 @@ use key_server_secrets::{
 use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
 use key_server_testkit::vault::{GuardedProcess, VaultServer};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -60,8 +62,7 @@ async fn by_role(server: &VaultServer, role: &str, ttl: &str, max: &str) -> Vaul
     // Enabled by whichever test comes first.
     let _ = server.try_admin(Method::POST, "sys/auth/approle", json!({ "type": "approle" })).await;
     let path = format!("auth/approle/role/{role}");
-    let body =
-        json!({ "token_policies": [policy], "token_ttl": ttl, "token_max_ttl": max });
+    let body = json!({ "token_policies": [policy], "token_ttl": ttl, "token_max_ttl": max });
     server.admin(Method::POST, &path, body).await;
     let role_id = server.admin(Method::GET, &format!("{path}/role-id"), Value::Null).await;
     let secret_id = server.admin(Method::POST, &format!("{path}/secret-id"), Value::Null).await;
@@ -137,7 +138,9 @@ fn role_signs_in_and_again_after_its_token_was_revoked() {
         let store = VaultStore::new(by_role(server, "role-revoked", "1h", "2h").await).unwrap();
         store.commit(&put([key(1)])).await.unwrap();
         // The secret id's tokens are all that were made for the role.
-        server.admin(Method::POST, "sys/leases/revoke-prefix/auth/approle/login", Value::Null).await;
+        server
+            .admin(Method::POST, "sys/leases/revoke-prefix/auth/approle/login", Value::Null)
+            .await;
         assert_eq!(secrets(&store).await, secrets_of([1]));
     });
 }
@@ -167,7 +170,8 @@ fn wrong_role_or_secret_id_is_denied_without_repeating_it() {
             panic!("no role");
         };
         let wrong = SecretId::Value(Arc::new(SecretKey::copy_of("fake-wrong-secret-id")));
-        for (mount, role_id) in [("approle", role_id.as_str()), ("approle", "none"), ("none", "x")] {
+        for (mount, role_id) in [("approle", role_id.as_str()), ("approle", "none"), ("none", "x")]
+        {
             settings.sign_in = SignIn::AppRole {
                 mount: mount.into(),
                 role_id: role_id.into(),
@@ -277,7 +281,8 @@ fn wrapped_token_is_taken_once() {
         let policy = policy_of(server, &settings).await;
         let headers = [("X-Vault-Wrap-TTL", "60s")];
         let body = json!({ "policies": [policy], "ttl": "1h" });
-        let made = server.ask_with(&headers, Method::POST, "auth/token/create", body).await.unwrap();
+        let made =
+            server.ask_with(&headers, Method::POST, "auth/token/create", body).await.unwrap();
         let wrapping = made.1["wrap_info"]["token"].as_str().unwrap().to_owned();
         settings.sign_in = token(&wrapping);
         settings.token_is_wrapped = true;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::info;
 
 use crate::SecretStoreError;
@@ -41,7 +41,7 @@ where
     let total = items.len();
     let mut items = items.into_iter();
     let mut tasks = JoinSet::new();
-    let mut ticks = pace.every.map(interval);
+    let mut ticks = pace.every.map(ticks_of);
     let mut progress = Progress::new(pace.doing, total);
     let mut results = Vec::with_capacity(total);
     let mut first_error = None;
@@ -76,6 +76,13 @@ where
         progress.report(results.len());
     }
     first_error.map_or(Ok(results), Err)
+}
+
+/// Ticks that are late are not made up for: that would be a burst.
+fn ticks_of(every: Duration) -> Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 struct Progress {

@@ -110,6 +110,15 @@ mod tests {
     }
 
     #[test]
+    fn policies_are_on_the_page_for_people() {
+        let page = include_str!("../../../docs/vault.md");
+        for version in [KvVersion::V1, KvVersion::V2] {
+            let policy = policy(version, "secret", "key-server/keys");
+            assert!(page.contains(&format!("```hcl\n{policy}```")), "{policy}");
+        }
+    }
+
+    #[test]
     fn words_never_repeat_a_secret() {
         let reply = reply(400, r#"{"errors":["no fake-canary here","or\nthere"]}"#);
         assert_eq!(words(&reply, &["fake-other"]), "no fake-canary here; or there");

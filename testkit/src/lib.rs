@@ -7,3 +7,4 @@ pub mod projection;
 pub mod secret_store;
 pub mod server;
 pub mod suite;
+pub mod vault;

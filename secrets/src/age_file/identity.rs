@@ -67,11 +67,11 @@ impl Identities {
     }
 }
 
-/// Reads the identity, or makes it when neither it nor `store` exists.
+/// Reads the identity, or makes it when neither it nor any of `files` exists.
 pub(super) fn obtain(
     source: &IdentitySource,
     state_directory: &Path,
-    store: &Path,
+    files: &[PathBuf],
 ) -> Result<Identities, SecretStoreError> {
     let origin = source.path(state_directory);
     if source.may_make() {
@@ -85,8 +85,10 @@ pub(super) fn obtain(
     };
     let keys = match private_file::read(&origin, guard)? {
         Some(content) => source.keys(&origin, &content)?,
-        None if source.may_make() && !exists(store)? => vec![source.make(&origin)?],
-        None => return Err(missing(source, &origin, store)),
+        None => match first_of(files)? {
+            None if source.may_make() => vec![source.make(&origin)?],
+            existing => return Err(missing(source, &origin, existing.unwrap_or(&origin))),
+        },
     };
     Ok(Identities { keys, origin })
 }
@@ -127,6 +129,16 @@ impl IdentitySource {
         made.map_err(|error| SecretStoreError::from_io("make", origin, &error))?;
         Ok(identity)
     }
+}
+
+/// The first of the files that exists.
+fn first_of(files: &[PathBuf]) -> Result<Option<&Path>, SecretStoreError> {
+    for file in files {
+        if exists(file)? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 fn exists(store: &Path) -> Result<bool, SecretStoreError> {

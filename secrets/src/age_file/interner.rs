@@ -5,13 +5,13 @@ use key_server_core::{IdError, ModelName};
 
 /// Gives equal names one allocation: many keys serve the same few models.
 #[derive(Default)]
-pub(super) struct Interner {
+pub(crate) struct Interner {
     models: HashMap<Box<str>, ModelName>,
     sources: HashMap<Box<str>, Arc<str>>,
 }
 
 impl Interner {
-    pub(super) fn model(&mut self, text: &str) -> Result<ModelName, IdError> {
+    pub(crate) fn model(&mut self, text: &str) -> Result<ModelName, IdError> {
         if let Some(model) = self.models.get(text) {
             return Ok(model.clone());
         }
@@ -20,7 +20,7 @@ impl Interner {
         Ok(model)
     }
 
-    pub(super) fn source(&mut self, text: &str) -> Arc<str> {
+    pub(crate) fn source(&mut self, text: &str) -> Arc<str> {
         if let Some(source) = self.sources.get(text) {
             return Arc::clone(source);
         }

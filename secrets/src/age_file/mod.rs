@@ -2,28 +2,24 @@
 //! it. `docs/secret-store.md` is the page for people.
 
 mod document;
+mod file;
 mod identity;
 mod interner;
 mod seal;
 
 use std::collections::BTreeMap;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use key_server_core::KeyId;
-use rustix::fs::OFlags;
 
-use crate::atomic_file::{self, DirectoryLock};
-use crate::{Change, SecretStore, SecretStoreError, StoredKey, private_file};
+use crate::{Change, SecretStore, SecretStoreError, StoredKey};
 
-use identity::Identities;
+use file::STORE_FILE;
+pub(crate) use file::{AgeFile, OFFLINE_COPY_FILE};
 pub use identity::IdentitySource;
-use seal::UnsealError;
-
-const STORE_FILE: &str = "secrets.age";
-const STORE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) use interner::Interner;
 
 /// A [`SecretStore`] in one age-encrypted file, `secrets.age`.
 ///
@@ -31,13 +27,7 @@ const STORE_BYTES_MAX: u64 = 1 << 30;
 /// replaces it as a whole, so a crash at any instant leaves the old or the new
 /// content.
 pub struct AgeFileStore {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    path: PathBuf,
-    identities: Identities,
-    writing: Mutex<()>,
+    file: Arc<AgeFile>,
 }
 
 impl AgeFileStore {
@@ -54,32 +44,14 @@ impl AgeFileStore {
     /// [`SecretStoreError::Corrupt`] when it is no identity;
     /// [`SecretStoreError::Unavailable`] on I/O.
     pub fn open(state_directory: &Path, source: &IdentitySource) -> Result<Self, SecretStoreError> {
-        let path = state_directory.join(STORE_FILE);
-        let io_error = |error| SecretStoreError::from_io("open", state_directory, &error);
-        let _lock = DirectoryLock::acquire(state_directory).map_err(io_error)?;
-        atomic_file::remove_leftovers(&path).map_err(io_error)?;
-        let identities = identity::obtain(source, state_directory, &path)?;
-        Ok(Self { shared: Arc::new(Shared { path, identities, writing: Mutex::new(()) }) })
+        let file = AgeFile::open(state_directory, STORE_FILE, source)?;
+        Ok(Self { file: Arc::new(file) })
     }
 
     /// The public half of the identity that new content is encrypted to, as in
     /// `age1…`.
     pub fn recipient(&self) -> String {
-        self.shared.identities.recipient().to_string()
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Shared) -> Result<T, SecretStoreError> + Send + 'static,
-    ) -> Result<T, SecretStoreError> {
-        let shared = Arc::clone(&self.shared);
-        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
-        done.unwrap_or_else(|_| {
-            let path = self.shared.path.display();
-            Err(SecretStoreError::Unavailable(format!(
-                "the work on {path} was ended from outside; try again"
-            )))
-        })
+        self.file.recipient()
     }
 }
 
@@ -90,81 +62,25 @@ impl SecretStore for AgeFileStore {
     }
 
     async fn load(&self) -> Result<Vec<StoredKey>, SecretStoreError> {
-        self.blocking(Shared::load).await
+        AgeFile::blocking(&self.file, load).await
     }
 
     async fn commit(&self, change: &Change) -> Result<(), SecretStoreError> {
         if change.is_empty() {
             return Ok(());
         }
-        let change = storable(change)?;
-        self.blocking(move |shared| shared.commit(change)).await
-    }
-}
-
-impl Shared {
-    fn load(&self) -> Result<Vec<StoredKey>, SecretStoreError> {
-        let Some(file) = private_file::open(&self.path, OFlags::NOFOLLOW)? else {
-            return Ok(Vec::new());
-        };
-        let bytes = file
-            .metadata()
-            .map_err(|error| SecretStoreError::from_io("read", &self.path, &error))?
-            .len();
-        if bytes > STORE_BYTES_MAX {
-            return Err(self.corrupt("is larger than 1 GiB"));
-        }
-        let content = seal::unseal(BufReader::new(file), bytes, self.identities.as_age())
-            .map_err(|error| self.unseal_error(error))?;
-        document::read(&content).map_err(|fault| self.corrupt(&fault.to_string()))
-    }
-
-    fn commit(&self, change: Change) -> Result<(), SecretStoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let io_error = |error| SecretStoreError::from_io("write", &self.path, &error);
-        let directory = atomic_file::directory_of(&self.path);
-        let _lock = DirectoryLock::acquire(directory).map_err(io_error)?;
-        let keys = applied(self.load()?, change);
-        atomic_file::replace(&self.path, |file| {
-            let recipient = self.identities.recipient();
-            seal::seal(file, &recipient, document::FILLER, |out| document::write(out, &keys))
+        change.put.iter().try_for_each(file::storable)?;
+        let change = change.clone();
+        AgeFile::blocking(&self.file, move |file| {
+            let _writing = file.lock()?;
+            file.replace(&applied(load(file)?, change), None)
         })
-        .map_err(io_error)
-    }
-
-    fn unseal_error(&self, error: UnsealError) -> SecretStoreError {
-        match error {
-            UnsealError::Io(error) => SecretStoreError::from_io("read", &self.path, &error),
-            UnsealError::WrongIdentity => SecretStoreError::Denied(format!(
-                "{} was written for another identity than {} (or its first bytes are damaged): \
-                 put the identity back that belongs to it, or both from one backup",
-                self.path.display(),
-                self.identities.origin(),
-            )),
-            UnsealError::Damaged => self.corrupt("fails its check: it was changed or cut"),
-            UnsealError::NotAge => self.corrupt("is not an age file of a known version"),
-        }
-    }
-
-    fn corrupt(&self, what: &str) -> SecretStoreError {
-        SecretStoreError::Corrupt(format!(
-            "{} {what}; put it back from a backup, or move it away and import the keys again",
-            self.path.display()
-        ))
+        .await
     }
 }
 
-/// The same change, if the store could be read with it.
-fn storable(change: &Change) -> Result<Change, SecretStoreError> {
-    for key in &change.put {
-        document::check(key).map_err(|what| {
-            let id = key.id();
-            SecretStoreError::Corrupt(format!(
-                "key {id} cannot be stored: {what}; nothing was changed"
-            ))
-        })?;
-    }
-    Ok(change.clone())
+fn load(file: &AgeFile) -> Result<Vec<StoredKey>, SecretStoreError> {
+    Ok(file.load()?.map(|(keys, _)| keys).unwrap_or_default())
 }
 
 fn applied(stored: Vec<StoredKey>, change: Change) -> Vec<StoredKey> {

@@ -185,12 +185,20 @@ impl Shared {
         *self.offset.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset);
     }
 
-    /// The offset, for what makes no sense without one.
-    pub(crate) fn known_offset(&self) -> Result<Offset, Fault> {
-        self.offset().ok_or_else(|| {
+    /// The offset, for what makes no sense without one: that in use, or else
+    /// the one that is stored with the node's rows.
+    pub(crate) async fn known_offset(&self) -> Result<Offset, Fault> {
+        if let Some(offset) = self.offset() {
+            return Ok(offset);
+        }
+        let stored = command("HGET", &[&names::node(self.node()), "offset"]);
+        let stored: Option<i64> = from_redis_value(self.reader.ask_one(stored).await?)?;
+        let offset = stored.map(Offset::from_ms).ok_or_else(|| {
             let reason = "the node has not announced itself yet".to_owned();
             Fault::Unavailable(reason, "wait for its first announcement".into())
-        })
+        })?;
+        self.set_offset(offset);
+        Ok(offset)
     }
 }
 

@@ -71,7 +71,7 @@ impl Subscription {
                 Ok(Some(Waiting::Message(channel, text))) => {
                     self.heard = Instant::now();
                     self.bytes.fetch_sub(text.len(), Ordering::Relaxed);
-                    if let Some(news) = self.news(&channel, &text)? {
+                    if let Some(news) = self.news(&channel, &text).await? {
                         return Ok(news);
                     }
                 }
@@ -92,13 +92,13 @@ impl Subscription {
 
     /// None: nothing that concerns this node. What cannot be read is left out:
     /// then the next piece does not join on, and the node is read whole.
-    fn news(&self, channel: &str, text: &str) -> Result<Option<News>, Fault> {
+    async fn news(&self, channel: &str, text: &str) -> Result<Option<News>, Fault> {
         if channel == names::JOINED {
             let is_other = text != self.shared.node();
             return Ok(is_other.then(|| News::Joined { node: text.into() }));
         }
         let Some(node) = names::node_of_changes(channel) else { return Ok(None) };
-        match rows::news(text, self.shared.known_offset()?) {
+        match rows::news(text, self.shared.known_offset().await?) {
             Ok((from, to, rows)) => Ok(Some(News::Rows { node: node.into(), from, to, rows })),
             Err(error) => {
                 tracing::warn!(node, error, "news of a node that cannot be read are left out");

@@ -22,7 +22,7 @@ impl Shared {
         node: &str,
         page: &mut (dyn FnMut(NodeRows) + Send),
     ) -> Result<Option<u64>, Fault> {
-        let offset = self.known_offset()?;
+        let offset = self.known_offset().await?;
         let Some(before) = self.seq_of(node).await? else { return Ok(None) };
         self.read_hash(&names::keys(node), offset, take_key, page).await?;
         self.read_hash(&names::sessions(node), offset, take_session, page).await?;

@@ -33,7 +33,7 @@ impl Shared {
 
     /// Confirms, renews and ends holds.
     pub(crate) async fn hold(&self, holds: &[Hold]) -> Result<(), Fault> {
-        let offset = self.known_offset()?;
+        let offset = self.known_offset().await?;
         for holds in holds.chunks(HOLDS_MAX) {
             let keys: Vec<String> = holds.iter().map(|hold| names::cap(hold.key)).collect();
             let mut arguments = Vec::with_capacity(2 * holds.len());

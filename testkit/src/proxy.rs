@@ -107,10 +107,9 @@ impl Shared {
         let server = TcpStream::connect(self.server)?;
         let ends = [client.try_clone()?, server.try_clone()?];
         self.lock().connections.extend(ends);
-        for (from, to, is_reply) in [
-            (client.try_clone()?, server.try_clone()?, false),
-            (server, client, true),
-        ] {
+        for (from, to, is_reply) in
+            [(client.try_clone()?, server.try_clone()?, false), (server, client, true)]
+        {
             let shared = Arc::clone(self);
             thread::spawn(move || shared.pass(from, to, is_reply));
         }

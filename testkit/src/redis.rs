@@ -221,8 +221,7 @@ impl RedisServer {
     /// # Errors
     /// What the server says.
     pub fn connect(&self) -> RedisResult<Connection> {
-        let password =
-            if self.arguments.is_empty() { ADMIN_PASSWORD } else { SENTINEL_PASSWORD };
+        let password = if self.arguments.is_empty() { ADMIN_PASSWORD } else { SENTINEL_PASSWORD };
         let socket = self.socket();
         let url = format!("redis+unix://{}?pass={password}", socket.display());
         let connection = Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
@@ -269,8 +268,7 @@ impl RedisSentinel {
     /// As [`RedisServer::start`].
     pub fn start() -> io::Result<Self> {
         let master = RedisServer::start(&[])?;
-        let replica =
-            RedisServer::start(&[&format!("replicaof 127.0.0.1 {}", master.port())])?;
+        let replica = RedisServer::start(&[&format!("replicaof 127.0.0.1 {}", master.port())])?;
         let settings = [
             format!("sentinel monitor {MASTER} 127.0.0.1 {} 1", master.port()),
             format!("sentinel auth-pass {MASTER} {ADMIN_PASSWORD}"),

@@ -119,11 +119,7 @@ impl Shared {
         Ok(())
     }
 
-    async fn write_pools(
-        &self,
-        presence: &mut Presence,
-        pools: &[PoolStats],
-    ) -> Result<(), Fault> {
+    async fn write_pools(&self, presence: &mut Presence, pools: &[PoolStats]) -> Result<(), Fault> {
         let node = self.node();
         let names: BTreeSet<String> =
             pools.iter().map(|pool| pool.model.as_str().to_owned()).collect();
@@ -152,8 +148,11 @@ impl Shared {
         let kept = names::KEPT_MS.to_string();
         let shared = [names::NODES.to_owned(), names::POOLS.to_owned()];
         let pools = presence.pools.iter().map(|pool| names::pool(pool));
-        let commands: Vec<Cmd> =
-            shared.into_iter().chain(pools).map(|name| command("PEXPIRE", &[&name, &kept])).collect();
+        let commands: Vec<Cmd> = shared
+            .into_iter()
+            .chain(pools)
+            .map(|name| command("PEXPIRE", &[&name, &kept]))
+            .collect();
         self.publisher.ask(&commands).await?;
         presence.renewed = Some(Instant::now());
         Ok(())
@@ -167,8 +166,8 @@ impl Shared {
         }
         let stored = command("HGET", &[&names::node(self.node()), "offset"]);
         let answers = self.publisher.ask(&[stored, redis::cmd("TIME")]).await?;
-        let [stored, time] =
-            <[_; 2]>::try_from(answers).map_err(|_| Fault::Corrupt("an answer is missing".into()))?;
+        let [stored, time] = <[_; 2]>::try_from(answers)
+            .map_err(|_| Fault::Corrupt("an answer is missing".into()))?;
         let offset = match from_redis_value::<Option<i64>>(stored)? {
             Some(ms) => Offset::from_ms(ms),
             None => Offset::between(now, fleet_ms(from_redis_value(time)?)),

@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn only_a_server_with_a_limit_evicts() {
-        let info = |max: u32, policy: &str| format!("maxmemory:{max}\r\nmaxmemory_policy:{policy}\r\n");
+        let info =
+            |max: u32, policy: &str| format!("maxmemory:{max}\r\nmaxmemory_policy:{policy}\r\n");
         assert_eq!(eviction(&Info(&info(0, "allkeys-lru"))), None);
         assert_eq!(eviction(&Info(&info(1, "noeviction"))), None);
         for policy in ["allkeys-lru", "volatile-ttl"] {

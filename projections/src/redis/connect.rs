@@ -203,9 +203,12 @@ async fn connect(
     let mut login = login;
     if let Some(news) = news {
         login = login.set_protocol(ProtocolVersion::RESP3);
-        config = config.set_push_sender(move |push| {
-            if news(push) { Ok(()) } else { Err(redis::aio::SendError) }
-        });
+        config =
+            config.set_push_sender(
+                move |push| {
+                    if news(push) { Ok(()) } else { Err(redis::aio::SendError) }
+                },
+            );
     }
     let info = address(place, port).into_connection_info()?.set_redis_settings(login);
     let client = client(info, place, &settings.tls)?;
@@ -213,11 +216,7 @@ async fn connect(
     Ok(within(settings.timeout, connecting).await?)
 }
 
-fn client(
-    info: ConnectionInfo,
-    address: &RedisAddress,
-    tls: &RedisTls,
-) -> Result<Client, Fault> {
+fn client(info: ConnectionInfo, address: &RedisAddress, tls: &RedisTls) -> Result<Client, Fault> {
     if is_tls(address) {
         Ok(Client::build_with_tls(info, certificates(tls)?)?)
     } else {

@@ -113,23 +113,25 @@ fn advice(error: &RedisError) -> &'static str {
     }
 }
 
-/// The first word of what the server said.
+/// The first word of what the server said; of what a script or one of several
+/// commands met, it stands in the middle.
 fn code(error: &RedisError) -> &str {
-    let detail = error.detail().unwrap_or("");
     match error.kind() {
-        ErrorKind::AuthenticationFailed => "WRONGPASS",
-        ErrorKind::Server(ServerErrorKind::NoPerm) => "NOPERM",
-        // What a script met stands in the middle of what the server says.
-        ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension => {
-            let codes = ["READONLY", "OOM", "NOPERM", "WRONGPASS", "NOAUTH", "MISCONF"];
-            let named = codes.into_iter().find(|code| detail.contains(code));
-            named.or(error.code()).unwrap_or("")
-        }
-        _ => error.code().unwrap_or(""),
+        ErrorKind::AuthenticationFailed => return "WRONGPASS",
+        ErrorKind::Server(ServerErrorKind::NoPerm) => return "NOPERM",
+        ErrorKind::Io => return "",
+        _ => {}
     }
+    let text = error.to_string();
+    let codes = ["READONLY", "OOM", "NOPERM", "WRONGPASS", "NOAUTH", "MISCONF", "LOADING"];
+    let named = codes.into_iter().find(|code| text.contains(code));
+    let is_refused_script = text.contains("user executing the script");
+    named.or(is_refused_script.then_some("NOPERM")).or(error.code()).unwrap_or("")
 }
 
 fn is_tls(error: &RedisError) -> bool {
     let text = error.to_string().to_lowercase();
-    ["certificate", "tls", "handshake", "corrupt message"].iter().any(|word| text.contains(word))
+    ["certificate", "tls", "handshake", "fatal alert", "corrupt message"]
+        .iter()
+        .any(|word| text.contains(word))
 }

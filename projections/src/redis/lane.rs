@@ -132,7 +132,9 @@ impl Lane {
     fn connect_timeout(&self) -> Duration {
         match self.settings.mode {
             RedisMode::Single => self.timeout(),
-            _ => self.timeout().saturating_mul(u32::try_from(self.settings.urls.len()).unwrap_or(1) + 2),
+            _ => self
+                .timeout()
+                .saturating_mul(u32::try_from(self.settings.urls.len()).unwrap_or(1) + 2),
         }
     }
 }

@@ -173,9 +173,7 @@ impl Batch {
     fn news_of(&self, node: &str) -> String {
         let [keys, sessions, ended] = &self.news;
         let node = quoted(node);
-        format!(
-            r#","node":{node},"keys":{{{keys}}},"sessions":{{{sessions}}},"ended":[{ended}]}}"#
-        )
+        format!(r#","node":{node},"keys":{{{keys}}},"sessions":{{{sessions}}},"ended":[{ended}]}}"#)
     }
 }
 

@@ -76,7 +76,12 @@ fn take_key(rows: &mut NodeRows, id: &str, value: &str, offset: Offset) -> Resul
     Ok(())
 }
 
-fn take_session(rows: &mut NodeRows, name: &str, value: &str, offset: Offset) -> Result<(), String> {
+fn take_session(
+    rows: &mut NodeRows,
+    name: &str,
+    value: &str,
+    offset: Offset,
+) -> Result<(), String> {
     rows.sessions.push(session_row(name, value, offset)?);
     Ok(())
 }

@@ -39,7 +39,9 @@ impl Shared {
             let mut arguments = Vec::with_capacity(2 * holds.len());
             for Hold { session, until, .. } in holds {
                 arguments.push(session_name(session));
-                arguments.push(until.map_or_else(String::new, |until| offset.to_fleet(until).to_string()));
+                arguments.push(
+                    until.map_or_else(String::new, |until| offset.to_fleet(until).to_string()),
+                );
             }
             self.reserver.run(&self.scripts.hold, &keys, &arguments).await?;
         }

@@ -57,7 +57,8 @@ impl ProjectionFixture for Fixture {
 impl Fixture {
     fn hash(&self, name: &str) -> HashMap<String, String> {
         let asked = self.sockets.iter().find_map(|socket| {
-            let mut connection = redis::Client::open(socket.as_str()).ok()?.get_connection().ok()?;
+            let mut connection =
+                redis::Client::open(socket.as_str()).ok()?.get_connection().ok()?;
             redis::cmd("HGETALL").arg(name).query(&mut connection).ok()
         });
         asked.expect("one server has it")

@@ -1,28 +1,30 @@
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// Why a projection did not do what it was asked; by what the caller can do.
+/// What a person can do stands in `advice`, for each store knows its own.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
     /// The store cannot be used now: disk full, locked, not writable, away.
     /// Nothing changed; the same call may be made again.
-    #[error(
-        "{store} cannot be used now ({reason}): free disk space, check its permissions and who else has it open; the same call is tried again"
-    )]
+    #[error("{store} cannot be used now ({reason}): {advice}; the same call is tried again")]
     Unavailable {
         /// Which file or server.
         store: String,
         /// What it said.
         reason: String,
+        /// What to do.
+        advice: Cow<'static, str>,
     },
     /// What is stored does not fit together, or not to what is written.
-    #[error(
-        "{store} is damaged ({reason}): delete it while the server is stopped; nothing is lost but time, it is filled again from the ledger"
-    )]
+    #[error("{store} is damaged ({reason}): {advice}")]
     Corrupt {
         /// Which file or server.
         store: String,
         /// What does not fit.
         reason: String,
+        /// What to do.
+        advice: Cow<'static, str>,
     },
     /// The store is not this version's: something else's, or a newer one's.
     #[error("{store} is not used: {reason}")]

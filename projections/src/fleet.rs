@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use key_server_core::{Changes, KeyId, ModelName, NodeRows, PoolStats, SessionRef, Time};
 
 use crate::error::ProjectionError;
+use crate::projection::Mark;
 
 /// What the nodes of a fleet learn of each other, beside what each of them
 /// publishes through its shared [`crate::Projection`].
@@ -17,13 +18,13 @@ pub trait Fleet: Send + Sync {
     /// What people call it: `redis`.
     fn name(&self) -> &'static str;
 
-    /// Writes rows of this node ahead of their mark, after
+    /// Writes rows of this node ahead of `mark`, after
     /// [`crate::Projection::clear`]: what is too much for one batch. The others
-    /// are told with the next [`crate::Projection::write`].
+    /// are told with the [`crate::Projection::write`] of that or a later mark.
     ///
     /// # Errors
     /// As for `write`.
-    async fn fill(&self, changes: &Changes) -> Result<(), ProjectionError>;
+    async fn fill(&self, mark: &Mark, changes: &Changes) -> Result<(), ProjectionError>;
 
     /// Says that the node is there, and how it is; to be repeated every second
     /// or so. A node that has not done so for a while is away.

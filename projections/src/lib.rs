@@ -6,6 +6,8 @@
 //! node that starts loads its state from it and replays only the ledger's
 //! tail. [`reports`] answers people's questions from the same file, whether
 //! the server runs or not. `docs/sqlite.md` describes the file.
+//! [`redis::RedisProjection`] is the shared one: through it and its [`Fleet`]
+//! the nodes learn of each other. `docs/redis.md` describes what stands there.
 //!
 //! This crate knows the rows that the core gives and takes. It does not know
 //! the ledger ([`Mark::resume`] is opaque to it), and it never sees a secret.
@@ -14,6 +16,7 @@ mod error;
 mod fleet;
 mod local;
 mod projection;
+pub mod redis;
 pub mod reports;
 pub mod sqlite;
 
@@ -25,4 +28,5 @@ pub use fleet::{
 };
 pub use local::LocalProjection;
 pub use projection::{Mark, Projection};
+pub use redis::{RedisFleet, RedisProjection};
 pub use sqlite::SqliteProjection;

@@ -41,7 +41,9 @@ pub trait Projection: Send {
     /// The changes must be all that happened after the stored mark up to
     /// `mark`. What is written may be lost later (a power cut, a crash of the
     /// store), but only as a whole batch and from the end: then
-    /// [`Projection::mark`] is an earlier one, and the ledger has the rest.
+    /// [`Projection::mark`] is an earlier one, and the ledger has the rest. An
+    /// adapter whose rows are absolute values may show rows of a later instant
+    /// than its mark says: writing them again is harmless.
     ///
     /// # Errors
     /// `Unavailable`: nothing changed; try again later, with the same batch.

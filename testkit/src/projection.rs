@@ -24,17 +24,23 @@ pub trait ProjectionFixture {
 
     /// What stands in the store now, read past the projection that may be open.
     fn sum(&self) -> ProjectionSum;
+
+    /// What stands in an empty store.
+    fn empty_sum(&self) -> ProjectionSum {
+        ProjectionSum::default()
+    }
 }
 
 /// What a projection keeps, as far as every projection keeps it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProjectionSum {
     /// All keys, retired ones too.
     pub keys: BTreeMap<KeyId, KeySum>,
     /// Sessions that have not ended.
     pub sessions: BTreeMap<SessionRef, SessionSum>,
-    /// Counted reports, added up by key.
-    pub usage: BTreeMap<KeyId, Usage>,
+    /// Counted reports, added up by key; none from a projection that keeps no
+    /// reports.
+    pub usage: Option<BTreeMap<KeyId, Usage>>,
 }
 
 /// What is kept of a key.
@@ -59,11 +65,18 @@ pub struct SessionSum {
 
 /// One test of each behaviour: `projection_conformance!(fixture)`, where
 /// `fixture` is a function that makes a [`ProjectionFixture`](crate::projection::ProjectionFixture)
-/// with an empty store.
+/// with an empty store. With `projection_conformance!(list fixture)` they are a
+/// list for [`suite::run`](crate::suite::run).
 #[macro_export]
 macro_rules! projection_conformance {
     ($fixture:ident) => {
-        $crate::projection_conformance!(@each $fixture:
+        $crate::projection_conformance!(@behaviours each $fixture);
+    };
+    (list $fixture:ident) => {
+        $crate::projection_conformance!(@behaviours list $fixture)
+    };
+    (@behaviours $form:ident $fixture:ident) => {
+        $crate::projection_conformance!(@$form $fixture:
             an_empty_store_has_no_mark
             batches_add_up
             a_repeat_changes_nothing
@@ -77,7 +90,7 @@ macro_rules! projection_conformance {
             a_repeat_after_a_restart_changes_nothing
             what_is_cleared_is_gone_and_can_be_filled_again
             any_history_is_the_sum_of_its_batches
-        );
+        )
     };
     (@each $fixture:ident: $($behaviour:ident)*) => {
         $(
@@ -87,6 +100,12 @@ macro_rules! projection_conformance {
             }
         )*
     };
+    (@list $fixture:ident: $($behaviour:ident)*) => {
+        [$((
+            concat!(stringify!($fixture), "::", stringify!($behaviour)),
+            (|| $crate::projection::$behaviour(&$fixture())) as fn(),
+        )),*]
+    };
 }
 
 const NOW: Time = Time::from_ms(490_000 * 3_600_000 + 60_000);
@@ -94,7 +113,7 @@ const NOW: Time = Time::from_ms(490_000 * 3_600_000 + 60_000);
 /// Nothing was written: no mark, no rows.
 pub fn an_empty_store_has_no_mark(fixture: &impl ProjectionFixture) {
     assert_eq!(mark_of(&fixture.open()), None);
-    assert_eq!(fixture.sum(), ProjectionSum::default());
+    assert_eq!(fixture.sum(), fixture.empty_sum());
 }
 
 /// Values are the last, usage is the sum of all.
@@ -244,7 +263,7 @@ struct Writer<'fixture, Fixture: ProjectionFixture> {
 impl<'fixture, Fixture: ProjectionFixture> Writer<'fixture, Fixture> {
     fn new(fixture: &'fixture Fixture) -> Self {
         let projection = Some(fixture.open());
-        Self { fixture, projection, mark: None, sum: ProjectionSum::default() }
+        Self { fixture, projection, mark: None, sum: fixture.empty_sum() }
     }
 
     fn projection(&mut self) -> &mut Fixture::Projection {
@@ -267,7 +286,7 @@ impl<'fixture, Fixture: ProjectionFixture> Writer<'fixture, Fixture> {
     fn clear(&mut self) {
         self.projection().clear().expect("the store is cleared");
         self.mark = None;
-        self.sum = ProjectionSum::default();
+        self.sum = self.fixture.empty_sum();
         self.check();
     }
 
@@ -282,7 +301,19 @@ impl<'fixture, Fixture: ProjectionFixture> Writer<'fixture, Fixture> {
     }
 }
 
+impl Default for ProjectionSum {
+    /// Of a projection that keeps reports, with nothing in it.
+    fn default() -> Self {
+        Self { keys: BTreeMap::new(), sessions: BTreeMap::new(), usage: Some(BTreeMap::new()) }
+    }
+}
+
 impl ProjectionSum {
+    /// Of a projection that keeps no reports, with nothing in it.
+    pub fn without_usage() -> Self {
+        Self { usage: None, ..Self::default() }
+    }
+
     /// What a batch makes of it; also for fixtures that read rows back.
     pub fn add(&mut self, changes: &Changes) {
         for row in &changes.keys {
@@ -295,8 +326,9 @@ impl ProjectionSum {
         for row in &changes.sessions {
             self.add_session(row);
         }
+        let Some(usage) = &mut self.usage else { return };
         for row in &changes.usage {
-            let sum = self.usage.entry(row.key).or_default();
+            let sum = usage.entry(row.key).or_default();
             sum.requests += 1;
             sum.failures += u64::from(row.outcome != Outcome::Success);
             sum.tokens.input += row.tokens.input;

@@ -31,11 +31,12 @@ mod sqlite {
             }
             let path = self.0.path().join(FILE_NAME);
             let report = reports::usage(&path, By::Key, 0, 1_000).expect("the file answers");
+            let usage_of = sum.usage.get_or_insert_default();
             for row in report.rows {
                 let tokens =
                     Tokens { input: row.input, output: row.output, cached_input: row.cached };
                 let usage = Usage { requests: row.requests, failures: row.failures, tokens };
-                sum.usage.insert(row.name.parse().expect("the name is a key's id"), usage);
+                usage_of.insert(row.name.parse().expect("the name is a key's id"), usage);
             }
             sum
         }

@@ -6,6 +6,11 @@ use rusqlite::ffi;
 
 use crate::error::ProjectionError;
 
+/// What to do about a file that cannot be used now.
+const UNAVAILABLE: &str = "free disk space, check its permissions and who else has it open";
+/// What to do about a damaged file.
+const CORRUPT: &str = "delete it while the server is stopped; nothing is lost but time, it is filled again from the ledger";
+
 /// What went wrong inside, before it is known which file it was.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
@@ -34,15 +39,17 @@ impl Fault {
         let reason = self.to_string();
         match self {
             Self::Foreign(_) => ProjectionError::Foreign { store, reason },
-            Self::File(_) => ProjectionError::Unavailable { store, reason },
-            Self::Sqlite(error) if is_passing(&error) => {
-                ProjectionError::Unavailable { store, reason }
-            }
+            Self::File(_) => unavailable(store, reason),
+            Self::Sqlite(error) if is_passing(&error) => unavailable(store, reason),
             Self::Sqlite(_) | Self::Restore(_) | Self::Content(_) => {
-                ProjectionError::Corrupt { store, reason }
+                ProjectionError::Corrupt { store, reason, advice: CORRUPT.into() }
             }
         }
     }
+}
+
+fn unavailable(store: String, reason: String) -> ProjectionError {
+    ProjectionError::Unavailable { store, reason, advice: UNAVAILABLE.into() }
 }
 
 /// Whether the file may be whole and only not usable now. All else that our

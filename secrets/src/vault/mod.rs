@@ -122,6 +122,10 @@ impl SecretStore for VaultStore {
         "vault"
     }
 
+    fn may_be_away(&self) -> bool {
+        true
+    }
+
     async fn load(&self) -> Result<Vec<StoredKey>, SecretStoreError> {
         let _turn = self.shared.turn.lock().await;
         self.shared.load().await

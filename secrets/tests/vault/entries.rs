@@ -1,5 +1,7 @@
 //! Entries: the port's contract, by hand, broken, deleted, changed by others.
 
+use std::sync::Arc;
+
 use key_server_secrets::{KvVersion, SecretStore, SecretStoreError, VaultStore};
 use key_server_testkit::secret_store::conformance;
 use key_server_testkit::suite::Test;
@@ -64,7 +66,7 @@ fn entry_made_by_hand_is_a_key() {
         assert_eq!(keys.len(), 1);
         let facts = &keys[0].facts;
         assert_eq!((facts.key, facts.own_weight.thousandths()), (key(1).id(), 2_500));
-        assert_eq!(facts.sources, ["vault".into()]);
+        assert_eq!(facts.sources, [Arc::from("vault")]);
         // What changes of it is written where it is.
         store.commit(&put([listed_by(&keys[0], &["csv@node-1", "vault"])])).await.unwrap();
         assert_eq!(version_of(server, "by-hand", "team%20a's%20key").await, 2);
@@ -157,7 +159,7 @@ fn change_of_somebody_else_is_a_conflict_and_both_are_kept_after_planning_again(
         assert!(text(&error).contains("load and plan again"));
         let loaded = one.load().await.unwrap();
         let mine = loaded.iter().find(|loaded| loaded.id() == key(1).id()).unwrap();
-        assert_eq!(mine.facts.sources, ["csv@node-1".into(), "csv@node-2".into()]);
+        assert_eq!(mine.facts.sources, [Arc::from("csv@node-1"), Arc::from("csv@node-2")]);
         let all = listed_by(&key(1), &["cli", "csv@node-1", "csv@node-2"]);
         one.commit(&put([all.clone(), key(2)])).await.unwrap();
         let loaded = other.load().await.unwrap();

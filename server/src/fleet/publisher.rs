@@ -188,7 +188,7 @@ impl Publisher {
             self.fleet.port.hold(&holds).await?;
         }
         if !shared.is_all {
-            return self.fleet.port.fill(&shared.changes).await;
+            return self.fleet.port.fill(mark, &shared.changes).await;
         }
         tokio::task::block_in_place(|| self.projection.write(mark, &shared.changes))?;
         self.told = Some(mark.seq);

@@ -1,0 +1,220 @@
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use key_server_core::{PoolStats, Time};
+use redis::{Cmd, from_redis_value};
+use tokio::time::Instant;
+
+use crate::fleet::{Announced, NodeStatus};
+use crate::redis::Shared;
+use crate::redis::clock::Offset;
+use crate::redis::fault::Fault;
+use crate::redis::names;
+
+/// How often what several nodes share is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
+
+/// What is remembered from announcement to announcement.
+#[derive(Default)]
+pub(crate) struct Presence {
+    /// The connection that was looked at.
+    checked: Option<u64>,
+    /// Whether the others were told.
+    joined: bool,
+    /// When what several nodes share was renewed.
+    renewed: Option<Instant>,
+    /// Pools that the node has written itself into.
+    pools: BTreeSet<String>,
+}
+
+/// What the server answered to an announcement.
+struct Heard {
+    fleet_ms: u64,
+    was_there: bool,
+    mark_seq: Option<u64>,
+    offset: Offset,
+}
+
+impl Shared {
+    /// Says that the node is there, and how it is.
+    pub(crate) async fn announce(&self, status: &NodeStatus) -> Result<Announced, Fault> {
+        let begun = Instant::now();
+        let mut presence = self.presence.lock().await;
+        let warnings = self.check_anew(&mut presence).await?;
+        let offset = self.offset_at(status.now.after(begun.elapsed())).await?;
+        let asked = begun.elapsed();
+        let heard = self.say(status, offset).await?;
+        // The server looked at its clock about half-way between.
+        let now = status.now.after((asked + begun.elapsed()) / 2);
+        let measured = Offset::between(now, heard.fleet_ms);
+        let clock_moved = measured.is_apart(heard.offset);
+        let offset = if clock_moved { measured } else { heard.offset };
+        if clock_moved {
+            self.move_clock(offset, status.started).await?;
+        }
+        self.set_offset(offset);
+        self.join(&mut presence, heard.was_there).await?;
+        if let Some(pools) = &status.pools {
+            self.write_pools(&mut presence, pools).await?;
+        }
+        self.renew(&mut presence).await?;
+        let mark_seq = heard.mark_seq.filter(|_| !clock_moved);
+        Ok(Announced { mark_seq, clock_moved, warnings })
+    }
+
+    /// Looks at the server once for each connection to it.
+    async fn check_anew(&self, presence: &mut Presence) -> Result<Vec<String>, Fault> {
+        let number = self.publisher.number().await?;
+        if presence.checked == Some(number) {
+            return Ok(Vec::new());
+        }
+        let warnings = self.check().await?;
+        presence.checked = Some(number);
+        Ok(warnings)
+    }
+
+    async fn say(&self, status: &NodeStatus, offset: Offset) -> Result<Heard, Fault> {
+        let arguments = [
+            status.version.to_owned(),
+            offset.to_fleet(status.started).to_string(),
+            status.keys.to_string(),
+            status.sessions_live.to_string(),
+            rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            offset.as_ms().to_string(),
+            names::KEPT_MS.to_string(),
+        ];
+        let script = &self.scripts.announce;
+        let answer = self.publisher.run(script, &self.own_names(), &arguments).await?;
+        let (now, heartbeat, seq, stored): (u64, String, String, i64) = from_redis_value(answer)?;
+        Ok(Heard {
+            fleet_ms: now,
+            was_there: !heartbeat.is_empty(),
+            mark_seq: seq.parse().ok(),
+            offset: Offset::from_ms(stored),
+        })
+    }
+
+    async fn move_clock(&self, offset: Offset, started: Time) -> Result<(), Fault> {
+        let keys = [names::node(self.node())];
+        let arguments = [offset.as_ms().to_string(), offset.to_fleet(started).to_string()];
+        self.publisher.run(&self.scripts.move_clock, &keys, &arguments).await?;
+        Ok(())
+    }
+
+    /// Tells the others, once and after a loss.
+    async fn join(&self, presence: &mut Presence, was_there: bool) -> Result<(), Fault> {
+        if !was_there {
+            presence.pools.clear();
+            presence.renewed = None;
+        } else if presence.joined {
+            return Ok(());
+        }
+        presence.joined = false;
+        let node = self.node();
+        let commands =
+            [command("SADD", &[names::NODES, node]), command("PUBLISH", &[names::JOINED, node])];
+        self.publisher.ask(&commands).await?;
+        presence.joined = true;
+        Ok(())
+    }
+
+    async fn write_pools(&self, presence: &mut Presence, pools: &[PoolStats]) -> Result<(), Fault> {
+        let node = self.node();
+        let names: BTreeSet<String> =
+            pools.iter().map(|pool| pool.model.as_str().to_owned()).collect();
+        let gone = presence.pools.difference(&names);
+        let mut commands: Vec<Cmd> =
+            gone.map(|pool| command("HDEL", &[&names::pool(pool), node])).collect();
+        for pool in pools {
+            let model = pool.model.as_str();
+            commands.push(command("SADD", &[names::POOLS, model]));
+            commands.push(command("HSET", &[&names::pool(model), node, &counts(pool)]));
+        }
+        self.publisher.ask(&commands).await?;
+        let is_new = names.difference(&presence.pools).next().is_some();
+        presence.pools = names;
+        if is_new {
+            presence.renewed = None;
+        }
+        Ok(())
+    }
+
+    /// Renews what several nodes share, now and then.
+    async fn renew(&self, presence: &mut Presence) -> Result<(), Fault> {
+        if presence.renewed.is_some_and(|renewed| renewed.elapsed() < RENEW_EVERY) {
+            return Ok(());
+        }
+        let kept = names::KEPT_MS.to_string();
+        let shared = [names::NODES.to_owned(), names::POOLS.to_owned()];
+        let pools = presence.pools.iter().map(|pool| names::pool(pool));
+        let commands: Vec<Cmd> = shared
+            .into_iter()
+            .chain(pools)
+            .map(|name| command("PEXPIRE", &[&name, &kept]))
+            .collect();
+        self.publisher.ask(&commands).await?;
+        presence.renewed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The offset in use. Before the first announcement it is the one that is
+    /// stored with the rows, or else measured at `now`.
+    pub(crate) async fn offset_at(&self, now: Time) -> Result<Offset, Fault> {
+        if let Some(offset) = self.offset() {
+            return Ok(offset);
+        }
+        let stored = command("HGET", &[&names::node(self.node()), "offset"]);
+        let answers = self.publisher.ask(&[stored, redis::cmd("TIME")]).await?;
+        let [stored, time] = <[_; 2]>::try_from(answers)
+            .map_err(|_| Fault::Corrupt("an answer is missing".into()))?;
+        let offset = match from_redis_value::<Option<i64>>(stored)? {
+            Some(ms) => Offset::from_ms(ms),
+            None => Offset::between(now, fleet_ms(from_redis_value(time)?)),
+        };
+        self.set_offset(offset);
+        Ok(offset)
+    }
+
+    pub(crate) fn offset(&self) -> Option<Offset> {
+        *self.offset.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_offset(&self, offset: Offset) {
+        *self.offset.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset);
+    }
+
+    /// The offset, for what makes no sense without one: that in use, or else
+    /// the one that is stored with the node's rows.
+    pub(crate) async fn known_offset(&self) -> Result<Offset, Fault> {
+        if let Some(offset) = self.offset() {
+            return Ok(offset);
+        }
+        let stored = command("HGET", &[&names::node(self.node()), "offset"]);
+        let stored: Option<i64> = from_redis_value(self.reader.ask_one(stored).await?)?;
+        let offset = stored.map(Offset::from_ms).ok_or_else(|| {
+            let reason = "the node has not announced itself yet".to_owned();
+            Fault::Unavailable(reason, "wait for its first announcement".into())
+        })?;
+        self.set_offset(offset);
+        Ok(offset)
+    }
+}
+
+/// Milliseconds of what `TIME` answers: seconds, and microseconds of the next.
+pub(crate) fn fleet_ms((seconds, micros): (u64, u64)) -> u64 {
+    seconds.saturating_mul(1_000).saturating_add(micros / 1_000)
+}
+
+pub(crate) fn command(name: &str, arguments: &[&str]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(arguments);
+    command
+}
+
+/// For people: `keys=3 usable=2 cooling=1 at_cap=0`.
+fn counts(pool: &PoolStats) -> String {
+    let PoolStats { usable, cooling, at_cap, .. } = pool;
+    let keys = usable + cooling + at_cap;
+    format!("keys={keys} usable={usable} cooling={cooling} at_cap={at_cap}")
+}

@@ -1,0 +1,137 @@
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::error::ProjectionError;
+
+const ADVICE_CORRUPT: &str =
+    "clear what this node published there and publish it again; nothing is lost but time";
+const ADVICE_AWAY: &str = "check that it runs and can be reached from here";
+
+/// What went wrong with Redis, before it is known which one it was.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// What the server or the connection said.
+    Redis(RedisError),
+    /// No answer in time.
+    Late,
+    /// A file of the settings cannot be read.
+    File(PathBuf, String),
+    /// Cannot be used now, and what to do.
+    Unavailable(String, Cow<'static, str>),
+    /// What is stored is not what was written.
+    Corrupt(String),
+    /// A server that is not used.
+    Foreign(String),
+}
+
+impl From<RedisError> for Fault {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl From<redis::ParsingError> for Fault {
+    fn from(error: redis::ParsingError) -> Self {
+        Self::Corrupt(format!("an answer is not of its form: {error}"))
+    }
+}
+
+impl Fault {
+    /// A file of the settings that cannot be read.
+    pub(crate) fn file(path: &Path, error: impl std::fmt::Display) -> Self {
+        Self::File(path.to_owned(), error.to_string())
+    }
+
+    /// Whether the server did not know the script, and did nothing.
+    pub(crate) fn is_unknown_script(&self) -> bool {
+        self.kind() == Some(ErrorKind::Server(ServerErrorKind::NoScript))
+    }
+
+    /// Whether another server of the cluster has the keys; nothing was done.
+    pub(crate) fn is_redirection(&self) -> bool {
+        let Some(ErrorKind::Server(kind)) = self.kind() else { return false };
+        matches!(kind, ServerErrorKind::Moved | ServerErrorKind::Ask)
+    }
+
+    /// Whether the server does not allow what was asked.
+    pub(crate) fn is_not_permitted(&self) -> bool {
+        self.kind() == Some(ErrorKind::Server(ServerErrorKind::NoPerm))
+    }
+
+    fn kind(&self) -> Option<ErrorKind> {
+        if let Self::Redis(error) = self { Some(error.kind()) } else { None }
+    }
+
+    /// The error for the caller, with the server's name.
+    pub(crate) fn at(self, store: &str) -> ProjectionError {
+        let store = store.to_owned();
+        let (reason, advice) = match self {
+            Self::Corrupt(reason) => {
+                return ProjectionError::Corrupt { store, reason, advice: ADVICE_CORRUPT.into() };
+            }
+            Self::Foreign(reason) => return ProjectionError::Foreign { store, reason },
+            Self::Redis(error) => (said(&error), advice(&error).into()),
+            Self::Late => ("it does not answer in time".to_owned(), ADVICE_AWAY.into()),
+            Self::File(path, error) => {
+                let advice = format!("check {}", path.display());
+                (format!("a file of its settings: {error}"), advice.into())
+            }
+            Self::Unavailable(reason, advice) => (reason, advice),
+        };
+        ProjectionError::Unavailable { store, reason, advice }
+    }
+}
+
+/// What the server said; without arguments of a command that it repeats, for
+/// there may be a password among them.
+fn said(error: &RedisError) -> String {
+    let text = error.to_string();
+    let end = text.find("with args").unwrap_or(text.len());
+    text[..end].trim_end_matches([',', ' ']).to_owned()
+}
+
+/// What to do about it.
+fn advice(error: &RedisError) -> &'static str {
+    match code(error) {
+        "READONLY" => "it is a read-only replica: name its master, or its sentinels",
+        "OOM" => "it is full: give it more memory (maxmemory), or other data another place",
+        "LOADING" => "it is still reading its data from disk: wait",
+        "MASTERDOWN" => "it is a replica without its master: bring the master back",
+        "MISCONF" => "it cannot save to its disk: see its log",
+        "CLUSTERDOWN" => "not all slots of the cluster are served: see CLUSTER INFO",
+        "NOPERM" => "give its user the rights that docs/redis.md lists",
+        "WRONGPASS" | "NOAUTH" => {
+            "check user and password (KEY_SERVER_REDIS_URL, KEY_SERVER_REDIS_PASSWORD_FILE)"
+        }
+        _ if error.kind() == ErrorKind::InvalidClientConfig => "check its settings",
+        _ if is_tls(error) => {
+            "check its certificate and KEY_SERVER_REDIS_CA_CERT, KEY_SERVER_REDIS_CLIENT_CERT"
+        }
+        _ => ADVICE_AWAY,
+    }
+}
+
+/// The first word of what the server said; of what a script or one of several
+/// commands met, it stands in the middle.
+fn code(error: &RedisError) -> &str {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => return "WRONGPASS",
+        ErrorKind::Server(ServerErrorKind::NoPerm) => return "NOPERM",
+        ErrorKind::Io => return "",
+        _ => {}
+    }
+    let text = error.to_string();
+    let codes = ["READONLY", "OOM", "NOPERM", "WRONGPASS", "NOAUTH", "MISCONF", "LOADING"];
+    let named = codes.into_iter().find(|code| text.contains(code));
+    let is_refused_script = text.contains("user executing the script");
+    named.or(is_refused_script.then_some("NOPERM")).or(error.code()).unwrap_or("")
+}
+
+fn is_tls(error: &RedisError) -> bool {
+    let text = error.to_string().to_lowercase();
+    ["certificate", "tls", "handshake", "fatal alert", "corrupt message"]
+        .iter()
+        .any(|word| text.contains(word))
+}

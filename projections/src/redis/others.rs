@@ -1,0 +1,64 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, from_redis_value};
+
+use crate::fleet::OtherNode;
+use crate::redis::Shared;
+use crate::redis::announce::{command, fleet_ms};
+use crate::redis::fault::Fault;
+use crate::redis::names;
+
+impl Shared {
+    /// The other nodes; those of which nothing is left are forgotten.
+    pub(crate) async fn others(&self) -> Result<Vec<OtherNode>, Fault> {
+        let members = self.reader.ask_one(command("SMEMBERS", &[names::NODES])).await?;
+        let mut nodes: Vec<String> = from_redis_value(members)?;
+        nodes.retain(|node| node != self.node());
+        let looks = nodes.iter().map(|node| look_at(node));
+        let commands: Vec<Cmd> = std::iter::once(redis::cmd("TIME")).chain(looks).collect();
+        let mut answers = self.reader.ask(&commands).await?.into_iter();
+        let now = fleet_ms(from_redis_value(answers.next().unwrap_or(redis::Value::Nil))?);
+        let (mut others, mut gone) = (Vec::new(), Vec::new());
+        for (node, answer) in nodes.into_iter().zip(answers) {
+            let (version, seq, heartbeat): (Option<String>, Option<u64>, Option<u64>) =
+                from_redis_value(answer)?;
+            match heartbeat {
+                Some(heartbeat) => others.push(OtherNode {
+                    node: Arc::from(node),
+                    version: version.unwrap_or_default(),
+                    mark_seq: seq,
+                    silent_for: Duration::from_millis(now.saturating_sub(heartbeat)),
+                }),
+                None => gone.push(node),
+            }
+        }
+        self.forget(&gone).await?;
+        Ok(others)
+    }
+
+    /// Takes nodes out of what several nodes share.
+    async fn forget(&self, gone: &[String]) -> Result<(), Fault> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let pools = self.reader.ask_one(command("SMEMBERS", &[names::POOLS])).await?;
+        let pools: Vec<String> = from_redis_value(pools)?;
+        let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
+        let mut commands: Vec<Cmd> = Vec::with_capacity(pools.len() + 1);
+        for pool in pools {
+            let mut command = command("HDEL", &[&names::pool(&pool)]);
+            command.arg(&gone);
+            commands.push(command);
+        }
+        let mut nodes = command("SREM", &[names::NODES]);
+        nodes.arg(&gone);
+        commands.push(nodes);
+        self.reader.ask(&commands).await?;
+        Ok(())
+    }
+}
+
+fn look_at(node: &str) -> Cmd {
+    command("HMGET", &[&names::node(node), "version", "seq", "heartbeat"])
+}

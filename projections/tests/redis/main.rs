@@ -1,4 +1,5 @@
 //! The shared projection, against real Redis servers.
+#![expect(clippy::unwrap_used, reason = "the program is a test")]
 
 mod conformance;
 mod faults;

@@ -273,7 +273,12 @@ fn certificates(tls: &RedisTls) -> Result<TlsCertificates, Fault> {
     };
     let client_tls = match (read(&tls.client_cert)?, read(&tls.client_key)?) {
         (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
-        _ => None,
+        (None, None) => None,
+        _ => {
+            let reason = "a certificate of its own and the key to it go together".to_owned();
+            let advice = "set both KEY_SERVER_REDIS_CLIENT_CERT and KEY_SERVER_REDIS_CLIENT_KEY";
+            return Err(Fault::Unavailable(reason, advice.into()));
+        }
     };
     Ok(TlsCertificates { client_tls, root_cert: read(&tls.ca_cert)? })
 }

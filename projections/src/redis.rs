@@ -45,6 +45,11 @@ pub use url::{RedisAddress, RedisUrl, RedisUrlError};
 ///
 /// It waits for Redis on the runtime that it was made with, so it is called
 /// from threads that may wait. Usage and receipts of [`Changes`] are not kept.
+/// When the node has not announced itself before its first write, the mark's
+/// instant is taken for now.
+///
+/// `Corrupt` from a write says that rows are lost that it follows on: clear it
+/// and write everything. Who asks for the mark first may go on from there.
 pub struct RedisProjection {
     shared: Arc<Shared>,
     handle: Handle,

@@ -76,7 +76,7 @@ macro_rules! projection_conformance {
         $crate::projection_conformance!(@behaviours list $fixture)
     };
     (@behaviours $form:ident $fixture:ident) => {
-        $crate::projection_conformance!(@$form $fixture:
+        $crate::projection_conformance! { @$form $fixture:
             an_empty_store_has_no_mark
             batches_add_up
             a_repeat_changes_nothing
@@ -90,7 +90,7 @@ macro_rules! projection_conformance {
             a_repeat_after_a_restart_changes_nothing
             what_is_cleared_is_gone_and_can_be_filled_again
             any_history_is_the_sum_of_its_batches
-        )
+        }
     };
     (@each $fixture:ident: $($behaviour:ident)*) => {
         $(

@@ -30,10 +30,12 @@ pub(crate) struct Presence {
 
 /// What the server answered to an announcement.
 struct Heard {
-    fleet_ms: u64,
     was_there: bool,
     mark_seq: Option<u64>,
+    /// With which the rows were converted.
     offset: Offset,
+    /// As it is now.
+    measured: Offset,
 }
 
 impl Shared {
@@ -42,18 +44,12 @@ impl Shared {
         let begun = Instant::now();
         let mut presence = self.presence.lock().await;
         let warnings = self.check_anew(&mut presence).await?;
-        let offset = self.offset_at(status.now.after(begun.elapsed())).await?;
-        let asked = begun.elapsed();
-        let heard = self.say(status, offset).await?;
-        // The server looked at its clock about half-way between.
-        let now = status.now.after((asked + begun.elapsed()) / 2);
-        let measured = Offset::between(now, heard.fleet_ms);
-        let clock_moved = measured.is_apart(heard.offset);
-        let offset = if clock_moved { measured } else { heard.offset };
+        let heard = self.say(status, begun).await?;
+        let clock_moved = heard.measured.is_apart(heard.offset);
         if clock_moved {
-            self.move_clock(offset, status.started).await?;
+            self.move_clock(heard.measured, status.started).await?;
         }
-        self.set_offset(offset);
+        self.set_offset(if clock_moved { heard.measured } else { heard.offset });
         self.join(&mut presence, heard.was_there).await?;
         if let Some(pools) = &status.pools {
             self.write_pools(&mut presence, pools).await?;
@@ -74,24 +70,21 @@ impl Shared {
         Ok(warnings)
     }
 
-    async fn say(&self, status: &NodeStatus, offset: Offset) -> Result<Heard, Fault> {
-        let arguments = [
-            status.version.to_owned(),
-            offset.to_fleet(status.started).to_string(),
-            status.keys.to_string(),
-            status.sessions_live.to_string(),
-            rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            offset.as_ms().to_string(),
-            names::KEPT_MS.to_string(),
-        ];
-        let script = &self.scripts.announce;
-        let answer = self.publisher.run(script, &self.own_names(), &arguments).await?;
-        let (now, heartbeat, seq, stored): (u64, String, String, i64) = from_redis_value(answer)?;
+    /// `status.now` was true when it had `begun`.
+    async fn say(&self, status: &NodeStatus, begun: Instant) -> Result<Heard, Fault> {
+        let offset = self.offset_at(status.now.after(begun.elapsed())).await?;
+        let (keys, arguments) = (self.own_names(), arguments(status, offset));
+        let asked = begun.elapsed();
+        let answer = self.publisher.run(&self.scripts.announce, &keys, &arguments).await?;
+        let (fleet_ms, heartbeat, seq, stored): (u64, String, String, i64) =
+            from_redis_value(answer)?;
+        // The server looked at its clock about half-way between.
+        let now = status.now.after((asked + begun.elapsed()) / 2);
         Ok(Heard {
-            fleet_ms: now,
             was_there: !heartbeat.is_empty(),
             mark_seq: seq.parse().ok(),
             offset: Offset::from_ms(stored),
+            measured: Offset::between(now, fleet_ms),
         })
     }
 
@@ -199,6 +192,18 @@ impl Shared {
         self.set_offset(offset);
         Ok(offset)
     }
+}
+
+fn arguments(status: &NodeStatus, offset: Offset) -> [String; 7] {
+    [
+        status.version.to_owned(),
+        offset.to_fleet(status.started).to_string(),
+        status.keys.to_string(),
+        status.sessions_live.to_string(),
+        rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        offset.as_ms().to_string(),
+        names::KEPT_MS.to_string(),
+    ]
 }
 
 /// Milliseconds of what `TIME` answers: seconds, and microseconds of the next.

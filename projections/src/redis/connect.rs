@@ -19,6 +19,10 @@ use crate::redis::url::{RedisAddress, RedisUrl};
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
+/// Takes what the server sends without being asked; false: nobody wants it any
+/// more.
+pub(crate) type News = Arc<dyn Fn(PushInfo) -> bool + Send + Sync>;
+
 /// A connection that commands go over; clones are the same connection.
 #[derive(Clone)]
 pub(crate) enum Connection {
@@ -76,13 +80,11 @@ pub(crate) async fn open(settings: &RedisSettings) -> Result<Connection, Fault> 
 /// a cluster.
 pub(crate) async fn open_for_news(
     settings: &RedisSettings,
-    news: Arc<dyn Fn(PushInfo) -> bool + Send + Sync>,
+    news: News,
 ) -> Result<MultiplexedConnection, Fault> {
     prepare_tls();
     open_server(settings, Some(news)).await
 }
-
-type News = Arc<dyn Fn(PushInfo) -> bool + Send + Sync>;
 
 async fn open_server(
     settings: &RedisSettings,
@@ -213,7 +215,7 @@ async fn connect(
     let info = address(place, port).into_connection_info()?.set_redis_settings(login);
     let client = client(info, place, &settings.tls)?;
     let connecting = client.get_multiplexed_async_connection_with_config(&config);
-    Ok(within(settings.timeout, connecting).await?)
+    within(settings.timeout, connecting).await
 }
 
 fn client(info: ConnectionInfo, address: &RedisAddress, tls: &RedisTls) -> Result<Client, Fault> {
@@ -271,7 +273,12 @@ fn certificates(tls: &RedisTls) -> Result<TlsCertificates, Fault> {
     };
     let client_tls = match (read(&tls.client_cert)?, read(&tls.client_key)?) {
         (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
-        _ => None,
+        (None, None) => None,
+        _ => {
+            let reason = "a certificate of its own and the key to it go together".to_owned();
+            let advice = "set both KEY_SERVER_REDIS_CLIENT_CERT and KEY_SERVER_REDIS_CLIENT_KEY";
+            return Err(Fault::Unavailable(reason, advice.into()));
+        }
     };
     Ok(TlsCertificates { client_tls, root_cert: read(&tls.ca_cert)? })
 }

@@ -101,6 +101,7 @@ fn advice(error: &RedisError) -> &'static str {
         "MASTERDOWN" => "it is a replica without its master: bring the master back",
         "MISCONF" => "it cannot save to its disk: see its log",
         "CLUSTERDOWN" => "not all slots of the cluster are served: see CLUSTER INFO",
+        "WRONGTYPE" => "something else has a key of that name: delete it, or use another database",
         "NOPERM" => "give its user the rights that docs/redis.md lists",
         "WRONGPASS" | "NOAUTH" => {
             "check user and password (KEY_SERVER_REDIS_URL, KEY_SERVER_REDIS_PASSWORD_FILE)"
@@ -123,7 +124,18 @@ fn code(error: &RedisError) -> &str {
         _ => {}
     }
     let text = error.to_string();
-    let codes = ["READONLY", "OOM", "NOPERM", "WRONGPASS", "NOAUTH", "MISCONF", "LOADING"];
+    let codes = [
+        "READONLY",
+        "OOM",
+        "NOPERM",
+        "WRONGPASS",
+        "NOAUTH",
+        "MISCONF",
+        "LOADING",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "WRONGTYPE",
+    ];
     let named = codes.into_iter().find(|code| text.contains(code));
     let is_refused_script = text.contains("user executing the script");
     named.or(is_refused_script.then_some("NOPERM")).or(error.code()).unwrap_or("")

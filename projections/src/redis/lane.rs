@@ -50,6 +50,9 @@ impl Lane {
     /// The answers to the commands. A cluster is asked one by one, for each
     /// may be for another of its servers.
     pub(crate) async fn ask(&self, commands: &[Cmd]) -> Result<Vec<Value>, Fault> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
         if self.settings.mode != RedisMode::Cluster {
             return self.ask_once(commands).await;
         }

@@ -71,7 +71,7 @@ impl Subscription {
                 Ok(Some(Waiting::Message(channel, text))) => {
                     self.heard = Instant::now();
                     self.bytes.fetch_sub(text.len(), Ordering::Relaxed);
-                    if let Some(news) = self.news(&channel, &text).await? {
+                    if let Some(news) = self.news(&channel, &text) {
                         return Ok(news);
                     }
                 }
@@ -92,26 +92,31 @@ impl Subscription {
 
     /// None: nothing that concerns this node. What cannot be read is left out:
     /// then the next piece does not join on, and the node is read whole.
-    async fn news(&self, channel: &str, text: &str) -> Result<Option<News>, Fault> {
+    fn news(&self, channel: &str, text: &str) -> Option<News> {
         if channel == names::JOINED {
-            let is_other = text != self.shared.node();
-            return Ok(is_other.then(|| News::Joined { node: text.into() }));
+            return (text != self.shared.node()).then(|| News::Joined { node: text.into() });
         }
-        let Some(node) = names::node_of_changes(channel) else { return Ok(None) };
-        match rows::news(text, self.shared.known_offset().await?) {
-            Ok((from, to, rows)) => Ok(Some(News::Rows { node: node.into(), from, to, rows })),
+        let node = names::node_of_changes(channel)?;
+        match rows::news(text, self.shared.offset()?) {
+            Ok((from, to, rows)) => Some(News::Rows { node: node.into(), from, to, rows }),
             Err(error) => {
                 tracing::warn!(node, error, "news of a node that cannot be read are left out");
-                Ok(None)
+                None
             }
         }
+    }
+
+    async fn try_follow(&mut self, node: &str) -> Result<(), Fault> {
+        // Known before the first row comes: taking news must not wait.
+        self.shared.known_offset().await?;
+        self.subscribe(&names::changes(node)).await
     }
 }
 
 #[async_trait]
 impl Listen for Subscription {
     async fn follow(&mut self, node: &str) -> Result<(), ProjectionError> {
-        let followed = self.subscribe(&names::changes(node)).await;
+        let followed = self.try_follow(node).await;
         followed.map_err(|fault| fault.at(&self.shared.store))
     }
 

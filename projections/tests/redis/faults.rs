@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use key_server_core::Changes;
-use key_server_projections::{Fleet, Projection, ProjectionError};
+use key_server_projections::{
+    Fleet, Projection, ProjectionError, Reservation, ReservationForModel,
+};
 use key_server_testkit::proxy::{Proxy, Weather};
 use key_server_testkit::redis::{PASSWORD, RedisServer, USER};
 use tokio::time::Instant;
 
-use crate::fixture::{Node, eventually, hash, key, next_rows, server, settings, some_rows, wait};
+use crate::fixture::{
+    Node, eventually, hash, key, key_id, model, next_rows, server, session_ref, settings,
+    some_rows, wait,
+};
 
 /// Short, so that what must not take longer is seen soon.
 const TIMEOUT: Duration = Duration::from_millis(400);
@@ -127,6 +132,10 @@ pub(crate) fn calls_end_in_time_when_the_server_hangs() {
     let mut one = impatient(&server.url());
     one.announce();
     one.write(1, &some_rows(1, one.now()));
+    let keys = vec![(key_id(1), Some(1))];
+    let models = vec![ReservationForModel { model: model(), count: 1, keys }];
+    let capped = Reservation { session: session_ref(1), models };
+    wait(one.fleet.reserve(&capped)).unwrap();
     server.freeze().unwrap();
     let in_time = |what: &str, call: &mut dyn FnMut() -> bool| {
         let begun = Instant::now();
@@ -138,6 +147,7 @@ pub(crate) fn calls_end_in_time_when_the_server_hangs() {
         in_time("a mark", &mut || one.projection.mark().is_err());
         in_time("an announcement", &mut || one.try_announce().is_err());
         in_time("a look at others", &mut || wait(one.fleet.others()).is_err());
+        in_time("a reservation", &mut || wait(one.fleet.reserve(&capped)).is_err());
         in_time("a subscription", &mut || wait(one.fleet.listen()).is_err());
     }
     server.thaw().unwrap();
@@ -156,6 +166,16 @@ pub(crate) fn a_full_server_is_named_with_its_cure() {
     assert_eq!(one.mark_seq(), Some(1));
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
     one.write(2, &some_rows(2, one.now()));
+}
+
+pub(crate) fn keys_of_something_else_are_named_with_their_cure() {
+    let server = server();
+    let mut one = Node::new(&server.url(), "one");
+    server.ask::<()>(&["SET", "keys:keys:{one}", "of something else"]).unwrap();
+    let text = refused(&mut one, 1);
+    assert!(text.contains("another database"), "{text}");
+    server.ask::<()>(&["DEL", "keys:keys:{one}"]).unwrap();
+    one.write(1, &some_rows(1, one.now()));
 }
 
 pub(crate) fn a_read_only_replica_is_named_with_its_cure() {

@@ -1,4 +1,5 @@
 //! The shared projection, against real Redis servers.
+#![expect(clippy::unwrap_used, reason = "the program is a test")]
 
 mod conformance;
 mod faults;
@@ -46,6 +47,7 @@ fn main() {
         after_twenty_kills_the_rows_are_those_of_the_books,
         calls_end_in_time_when_the_server_hangs,
         a_full_server_is_named_with_its_cure,
+        keys_of_something_else_are_named_with_their_cure,
         a_read_only_replica_is_named_with_its_cure,
         a_wrong_password_is_said_without_it,
         missing_rights_are_named_with_their_cure,
@@ -60,6 +62,7 @@ fn main() {
         rows_that_a_fail_over_lost_are_noticed_and_written_anew,
         sentinels_that_do_not_know_the_master_are_named_with_the_cure,
         nodes_of_a_cluster_do_all_of_it,
+        a_server_of_a_cluster_that_comes_back_empty_is_filled_again,
         a_unix_socket_and_another_database_are_used,
         a_password_comes_from_its_file_and_may_be_replaced,
         tls_takes_the_certificates_that_are_named_and_no_others,

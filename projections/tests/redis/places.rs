@@ -103,6 +103,35 @@ pub(crate) fn nodes_of_a_cluster_do_all_of_it() {
     one.write(2, &changes);
 }
 
+pub(crate) fn a_server_of_a_cluster_that_comes_back_empty_is_filled_again() {
+    let mut servers = start_cluster().unwrap();
+    let mut settings = cluster_settings(&servers, "one");
+    settings.timeout = Duration::from_millis(500);
+    let mut one = Node::with(settings);
+    one.announce();
+    one.write(1, &some_rows(1, one.now()));
+    let holder = servers
+        .iter()
+        .position(|server| server.ask::<Option<u64>>(&["HGET", "keys:node:{one}", "seq"]).is_ok());
+    let holder = &mut servers[holder.unwrap()];
+    holder.kill().unwrap();
+    let changes = some_rows(2, one.now());
+    let begun = tokio::time::Instant::now();
+    let away = one.try_write(2, &changes).unwrap_err();
+    assert!(matches!(away, ProjectionError::Unavailable { .. }), "{away}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    holder.resume().unwrap();
+    let lost = eventually("it is there again", || {
+        one.try_write(2, &changes)
+            .err()
+            .filter(|error| matches!(error, ProjectionError::Corrupt { .. }))
+    });
+    assert!(lost.to_string().contains("lost"), "{lost}");
+    one.projection.clear().unwrap();
+    one.write(2, &changes);
+    assert_eq!(one.announce().mark_seq, Some(2));
+}
+
 /// Gives the slot of a name to another server; what was in it is lost.
 fn move_slot(servers: &[RedisServer], name: &str) {
     let slot: u64 = servers[0].ask(&["CLUSTER", "KEYSLOT", name]).unwrap();
@@ -187,7 +216,11 @@ pub(crate) fn tls_takes_the_certificates_that_are_named_and_no_others() {
     one.write(2, &some_rows(2, one.now()));
     assert_eq!(next_rows(&mut listen).1, 2);
     settings.tls.client_cert = None;
-    assert!(Node::with(settings).try_announce().is_err(), "it has no certificate of its own");
+    let refused = Node::with(settings.clone()).try_announce().unwrap_err().to_string();
+    assert!(refused.contains("KEY_SERVER_REDIS_CLIENT_KEY"), "{refused}");
+    settings.tls.client_key = None;
+    let refused = Node::with(settings).try_announce().unwrap_err().to_string();
+    assert!(refused.contains("KEY_SERVER_REDIS_CLIENT_CERT"), "{refused}");
 }
 
 /// An authority, and a server and a client that it signed for.

@@ -1,25 +1,20 @@
-//! `key-server serve`: names the adapters, starts the server, and ends it on a
-//! signal.
-
-use std::path::Path;
-use std::sync::Arc;
+//! `key-server serve`: starts the server, and ends it on a signal.
 
 use clap::Args;
-use key_server_projections::SqliteProjection;
-use key_server_secrets::{AgeFileStore, IdentitySource, SecretStoreError, read_secret_file};
+use key_server_secrets::SecretStoreError;
 use key_server_server::config::{Origin, Shown};
 use key_server_server::keys::KeysError;
-use key_server_server::lifecycle::{self, Parts, RunError, Running};
+use key_server_server::lifecycle::{self, RunError, Running};
 use key_server_server::socket;
 use key_server_server::state_dir::StateDir;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::adapters;
 use crate::args::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::logging::{self, LogFile};
-use crate::place;
 use crate::settings::{self, Resolved, SettingsArgs};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -31,10 +26,6 @@ Examples:
   key-server serve
   key-server serve --keys api_keys.csv --socket /run/key-server/keyserver.sock
   key-server serve --set session_ttl=30m --set durability=process";
-
-/// What would be ignored in silence, and why it is not.
-const NOT_YET: [(&str, &str); 2] =
-    [("VAULT_ADDR", "keys in Vault"), ("KEY_SERVER_REDIS_URL", "state shared through Redis")];
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -48,7 +39,6 @@ pub(crate) struct ServeArgs {
 /// Whatever keeps it from serving; exit code 2.
 pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure> {
     let resolved = settings::resolve(global, &args.settings)?;
-    refuse_what_is_not_there(&resolved)?;
     // Credentials will be in memory: no core dump of it, no debugger of our uid.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(cannot_start)?;
     // Nothing that this process makes is for others; the socket has its own.
@@ -65,17 +55,6 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     runtime.block_on(serve(resolved, state_dir, log))
 }
 
-fn refuse_what_is_not_there(resolved: &Resolved) -> Result<(), Failure> {
-    for (variable, what) in NOT_YET {
-        if resolved.environment.get(variable).is_some() {
-            let message = format!("{variable} is set, but this version cannot use it ({what})");
-            let hint = format!("unset {variable} to run on the embedded store and state");
-            return Err(Failure::usage(message).hint(hint));
-        }
-    }
-    Ok(())
-}
-
 async fn serve(
     resolved: Resolved,
     state_dir: StateDir,
@@ -84,7 +63,8 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
     let mut ends = EndSignals::new().map_err(cannot_start)?;
     let socket = resolved.settings.socket.clone();
-    let parts = parts(resolved, state_dir)?;
+    let csv_is_expected = is_named(&resolved.shown, "key_config_file");
+    let parts = adapters::parts(resolved, state_dir, csv_is_expected)?;
     let mut running = lifecycle::start(parts).await.map_err(not_started)?;
     tracing::info!("serving {} on {}", running.summary(), socket.display());
     loop {
@@ -107,57 +87,8 @@ async fn serve(
     Ok(Exit::Ok)
 }
 
-fn parts(resolved: Resolved, state_dir: StateDir) -> Result<Parts, Failure> {
-    let identity = identity(&resolved, state_dir.path())?;
-    let store = AgeFileStore::open(state_dir.path(), &identity).map_err(cannot_start)?;
-    let database = place::database(state_dir.path());
-    let projection = open_projection(&database).map_err(cannot_start)?;
-    Ok(Parts {
-        csv_is_expected: is_named(&resolved.shown, "key_config_file"),
-        settings: resolved.settings,
-        state_dir,
-        store: Arc::new(store),
-        projection: Box::new(projection),
-        fleet: None,
-        clock: None,
-        background: Vec::new(),
-        notes: Vec::new(),
-    })
-}
-
-/// A database that is no use any more is made anew: it adds up again from the
-/// ledger.
-fn open_projection(
-    database: &Path,
-) -> Result<SqliteProjection, key_server_projections::ProjectionError> {
-    SqliteProjection::open(database).or_else(|error| match error {
-        key_server_projections::ProjectionError::Corrupt { .. } => {
-            tracing::warn!("making the local database anew from the ledger: {error}");
-            SqliteProjection::delete(database)?;
-            SqliteProjection::open(database)
-        }
-        error => Err(error),
-    })
-}
-
 fn is_named(shown: &[Shown], name: &str) -> bool {
     shown.iter().any(|one| one.name == name && one.origin != Origin::Default)
-}
-
-fn identity(resolved: &Resolved, state_dir: &Path) -> Result<IdentitySource, Failure> {
-    let settings = &resolved.settings;
-    if settings.passphrase_file != Path::new("") {
-        let passphrase = read_secret_file(&settings.passphrase_file).map_err(cannot_start)?;
-        return Ok(IdentitySource::Passphrase(Arc::new(passphrase)));
-    }
-    let beside = place::identity_file(settings, &resolved.environment, state_dir);
-    if settings.identity_file != Path::new("") {
-        Ok(IdentitySource::File(beside))
-    } else if beside.starts_with(state_dir) {
-        Ok(IdentitySource::StateDirectory)
-    } else {
-        Ok(IdentitySource::Credential(beside))
-    }
 }
 
 async fn reload(running: &Running, log: Option<&LogFile>) {

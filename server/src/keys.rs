@@ -8,8 +8,8 @@ use std::time::Duration;
 use key_server_core::{KeyId, SyncKeys};
 use key_server_ledger::Caller;
 use key_server_secrets::{
-    CsvLimits, Force, Import, Plan, Problem, SecretKey, SecretStore, SecretStoreError, StoredKey,
-    import_csv, plan,
+    CsvLimits, Force, Import, OfflineCopy, Plan, Problem, SecretKey, SecretStore, SecretStoreError,
+    StoredKey, import_csv, plan,
 };
 
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ const CONFLICT: &str = "STORE_CONFLICT";
 /// How long to wait for a store that is away: at first, and at most.
 const TRY_AGAIN_FIRST: Duration = Duration::from_millis(500);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(15);
+/// How often to look whether somebody else changed the store.
+const POLL_DEFAULT: Duration = Duration::from_secs(60);
 
 /// Everything about credentials that the server holds.
 pub struct Keys {
@@ -38,8 +40,17 @@ pub struct Keys {
     readiness: watch::Sender<Readiness>,
     /// How often to look whether somebody else changed the store.
     poll: Duration,
+    offline: Option<OfflineKeys>,
     /// How the store is.
     pub backend: Backend,
+}
+
+/// A copy of what the store last gave.
+pub struct OfflineKeys {
+    /// The copy.
+    pub copy: OfflineCopy,
+    /// How old it may be.
+    pub stale_max: Duration,
 }
 
 /// Whether there are credentials to give.
@@ -47,6 +58,9 @@ pub struct Keys {
 pub enum Readiness {
     /// Those of the store.
     Ready,
+    /// Those that the store held at this time (ms of the wall clock); it is
+    /// away.
+    Stale(i64),
     /// None yet: the store is away, for this reason.
     Waiting(String),
 }
@@ -132,7 +146,7 @@ impl KeysError {
 
 impl Keys {
     /// Nothing is loaded yet: see [`Keys::start`].
-    pub fn new(engine: Arc<Engine>, store: Arc<dyn SecretStore>, csv: Csv, poll: Duration) -> Self {
+    pub fn new(engine: Arc<Engine>, store: Arc<dyn SecretStore>, csv: Csv) -> Self {
         let backend =
             Backend::new(format!("secrets ({})", store.name()), Arc::clone(&engine.clock));
         Self {
@@ -143,9 +157,23 @@ impl Keys {
             reloading: tokio::sync::Mutex::default(),
             notes: Mutex::default(),
             readiness: watch::Sender::new(Readiness::Waiting("the server is starting".into())),
-            poll,
+            poll: POLL_DEFAULT,
+            offline: None,
             backend,
         }
+    }
+
+    /// Looks so often whether somebody else changed the store.
+    #[must_use]
+    pub fn looking_every(self, poll: Duration) -> Self {
+        Self { poll, ..self }
+    }
+
+    /// Keeps a copy of what the store gave, and starts with it while the store
+    /// is away.
+    #[must_use]
+    pub fn with_copy(self, offline: Option<OfflineKeys>) -> Self {
+        Self { offline, ..self }
     }
 
     /// Whether there are credentials to give, now and whenever that changes.
@@ -155,6 +183,14 @@ impl Keys {
 
     /// Whether there are credentials to give.
     pub fn is_ready(&self) -> bool {
+        match *self.readiness.borrow() {
+            Readiness::Ready => true,
+            Readiness::Stale(as_of_ms) => !self.is_too_old(as_of_ms),
+            Readiness::Waiting(_) => false,
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
         *self.readiness.borrow() == Readiness::Ready
     }
 
@@ -162,6 +198,16 @@ impl Keys {
     pub(crate) fn check_ready(&self) -> Result<(), ServiceError> {
         match &*self.readiness.borrow() {
             Readiness::Ready => Ok(()),
+            Readiness::Stale(as_of_ms) if !self.is_too_old(*as_of_ms) => Ok(()),
+            Readiness::Stale(as_of_ms) => {
+                let message = format!(
+                    "the keys are those of {}, which is too long ago (offline_stale_max), and the \
+                     store is away",
+                    wall_text(*as_of_ms)
+                );
+                let error = ServiceError::new(ErrorKind::Unavailable, "KEYS_STALE", message);
+                Err(error.retry_after(RETRY_AFTER))
+            }
             Readiness::Waiting(reason) => {
                 let message = format!("the keys are not loaded yet: {reason}");
                 let error = ServiceError::new(ErrorKind::Unavailable, "KEYS_NOT_LOADED", message);
@@ -177,7 +223,11 @@ impl Keys {
 
     /// What somebody should look at, in words.
     pub fn notes(&self) -> Vec<String> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Readiness::Stale(as_of_ms) = *self.readiness.borrow() {
+            notes.push(format!("the keys are a copy of {}", wall_text(as_of_ms)));
+        }
+        notes
     }
 
     /// Loads the store, imports the CSV if there is one, and serves the keys. A
@@ -193,12 +243,73 @@ impl Keys {
                 Ok(())
             }
             Err(error) if self.store.may_be_away() && error.may_pass() => {
-                tracing::warn!("the keys are not loaded yet, waiting: {error}");
-                self.readiness.send_replace(Readiness::Waiting(error.to_string()));
+                self.start_without(&error).await;
                 Ok(())
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Starts with the copy, or with nothing.
+    async fn start_without(&self, error: &KeysError) {
+        let readiness = match self.serve_copy().await {
+            Some(as_of_ms) => {
+                let as_of = wall_text(as_of_ms);
+                tracing::warn!("serving the copy of the keys of {as_of}: {error}");
+                Readiness::Stale(as_of_ms)
+            }
+            None => {
+                tracing::warn!("the keys are not loaded yet, waiting: {error}");
+                Readiness::Waiting(error.to_string())
+            }
+        };
+        self.readiness.send_replace(readiness);
+    }
+
+    /// Serves what the store last gave; answers when that was.
+    async fn serve_copy(&self) -> Option<i64> {
+        let copy = &self.offline.as_ref()?.copy;
+        let (keys, as_of_ms) = match copy.load().await {
+            Ok(loaded) => loaded.filter(|(_, as_of_ms)| !self.is_too_old(*as_of_ms))?,
+            Err(error) => {
+                tracing::warn!("the copy of the keys cannot be used: {error}");
+                return None;
+            }
+        };
+        match self.serve(None, keys).await {
+            Ok(_) => Some(as_of_ms),
+            Err(error) => {
+                tracing::warn!("the copy of the keys is not in force: {error}");
+                None
+            }
+        }
+    }
+
+    fn is_too_old(&self, as_of_ms: i64) -> bool {
+        let age_ms = self.engine.clock.wall_ms().saturating_sub(as_of_ms).max(0).unsigned_abs();
+        let max = self.offline.as_ref().map_or(Duration::ZERO, |offline| offline.stale_max);
+        u128::from(age_ms) > max.as_millis()
+    }
+
+    /// Keeps what the store gave for a start without it.
+    async fn keep_copy(&self, keys: &[StoredKey]) {
+        let Some(offline) = &self.offline else { return };
+        let kept = offline.copy.save(keys, self.engine.clock.wall_ms()).await;
+        if let Err(error) = kept {
+            tracing::warn!("the copy of the keys cannot be kept: {error}");
+        }
+    }
+
+    /// Serves what the store holds.
+    async fn serve_stored(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        keys: Vec<StoredKey>,
+    ) -> Result<key_server_core::Synced, ServiceError> {
+        let copied = if self.offline.is_some() { keys.clone() } else { Vec::new() };
+        let synced = self.serve(caller, keys).await?;
+        self.keep_copy(&copied).await;
+        Ok(synced)
     }
 
     /// Waits for a store that was away at the start, then looks again and again
@@ -208,7 +319,7 @@ impl Keys {
             return std::future::pending().await;
         }
         let mut pause = TRY_AGAIN_FIRST;
-        while !self.is_ready() {
+        while !self.is_fresh() {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(TRY_AGAIN_MAX);
             match self.try_start().await {
@@ -217,8 +328,14 @@ impl Keys {
                     self.readiness.send_replace(Readiness::Ready);
                 }
                 Err(error) => {
-                    tracing::warn!("the keys are not loaded yet, waiting {pause:?}: {error}");
-                    self.readiness.send_replace(Readiness::Waiting(error.to_string()));
+                    tracing::warn!("the store is still away, trying again in {pause:?}: {error}");
+                    self.readiness.send_if_modified(|readiness| match readiness {
+                        Readiness::Waiting(reason) => {
+                            *reason = error.to_string();
+                            true
+                        }
+                        _ => false,
+                    });
                 }
             }
         }
@@ -232,6 +349,12 @@ impl Keys {
     async fn look(&self) {
         let changed = self.store.has_changed().await;
         self.observe(&changed);
+        if changed == Ok(false)
+            && let Some(offline) = &self.offline
+            && let Err(error) = offline.copy.touch(self.engine.clock.wall_ms())
+        {
+            tracing::warn!("the copy of the keys cannot be kept: {error}");
+        }
         if changed == Ok(true) {
             match self.resync().await {
                 Ok(()) => tracing::info!("the keys were changed in the store; they are in force"),
@@ -248,7 +371,7 @@ impl Keys {
                 let store = self.store.name();
                 return Err(KeysError::None { path: self.csv.path.clone(), store });
             }
-            self.serve(None, stored).await?;
+            self.serve_stored(None, stored).await?;
             return Ok(());
         }
         let reload = Reload { path: None, force: false, dry_run: false };
@@ -278,7 +401,7 @@ impl Keys {
         tracing::error!("the CSV is not in force; serving the keys that the store held");
         self.set_notes(notes);
         let stored = self.load().await?;
-        self.serve(None, stored).await?;
+        self.serve_stored(None, stored).await?;
         Ok(())
     }
 
@@ -318,7 +441,7 @@ impl Keys {
         if reload.dry_run {
             return Ok(Reloaded { unchanged: count, ..Reloaded::default() });
         }
-        let synced = self.serve(caller, stored).await?;
+        let synced = self.serve_stored(caller, stored).await?;
         Ok(Reloaded {
             added: synced.added,
             changed: synced.changed,
@@ -387,7 +510,7 @@ impl Keys {
             keys.remove(key);
         }
         keys.extend(plan.change.put.into_iter().map(|key| (key.id(), key)));
-        self.serve(caller, keys.into_values().collect()).await?;
+        self.serve_stored(caller, keys.into_values().collect()).await?;
         Ok(())
     }
 
@@ -419,7 +542,7 @@ impl Keys {
     pub async fn resync(&self) -> Result<(), ServiceError> {
         let _one_at_a_time = self.reloading.lock().await;
         let stored = self.load().await.map_err(|error| store_failed(&error))?;
-        self.serve(None, stored).await?;
+        self.serve_stored(None, stored).await?;
         Ok(())
     }
 
@@ -463,6 +586,11 @@ impl Keys {
     fn set_notes(&self, notes: Vec<String>) {
         *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
     }
+}
+
+fn wall_text(ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(ms);
+    time.map_or_else(|_| "an unknown time".into(), |time| format!("{time:.0}"))
 }
 
 fn reloaded(plan: &Plan, import: &Import) -> Reloaded {

@@ -33,7 +33,7 @@ use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
 use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
 use crate::guard::Guard;
-use crate::keys::{Csv, Keys, KeysError, Reload, Reloaded};
+use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
 use crate::service::{Node, Service};
 use crate::socket::{self, Socket, SocketError};
@@ -48,6 +48,9 @@ const ACCEPTED_MAX: usize = 64;
 const LEDGER_QUEUE_ENTRIES_MAX: usize = 2_000_000;
 const LEDGER_QUEUE_BYTES_MAX: usize = 2 << 30;
 
+/// Work that goes on as long as the server runs.
+pub type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What a server is made of; whoever calls names the adapters.
 pub struct Parts {
     /// Resolved.
@@ -58,6 +61,8 @@ pub struct Parts {
     pub state_dir: StateDir,
     /// Where the keys are kept.
     pub store: Arc<dyn SecretStore>,
+    /// The copy of the keys to start with while the store is away, if any.
+    pub offline: Option<OfflineKeys>,
     /// The local projection.
     pub projection: Box<dyn LocalProjection>,
     /// The other nodes; none when this one works alone.
@@ -65,7 +70,7 @@ pub struct Parts {
     /// Another clock than the system's.
     pub clock: Option<Arc<dyn Clock>>,
     /// Work of the adapters that goes on until the end.
-    pub background: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    pub background: Vec<Background>,
     /// What Health is to tell besides.
     pub notes: Vec<String>,
 }
@@ -132,7 +137,9 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     note_start(&engine, settings.durability).await?;
     let projector = Arc::new(Projector::new(Arc::clone(&engine), projection));
     let csv = csv(&settings, parts.csv_is_expected, &parts.state_dir.node_id);
-    let keys = Keys::new(Arc::clone(&engine), parts.store, csv, settings.vault_poll);
+    let keys = Keys::new(Arc::clone(&engine), parts.store, csv)
+        .looking_every(settings.vault_poll)
+        .with_copy(parts.offline);
     let keys = Arc::new(keys);
     keys.start().await?;
     let guard = Guard::new(&settings, rustix::process::geteuid().as_raw());
@@ -257,10 +264,9 @@ impl Running {
     }
 
     /// Follows the store, and lets the adapters work.
-    fn background(&self, background: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    fn background(&self, background: Vec<Background>) {
         let keys = Arc::clone(&self.service.keys);
-        let follow: Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(async move { keys.follow().await });
+        let follow: Background = Box::pin(async move { keys.follow().await });
         for work in background.into_iter().chain([follow]) {
             let stop = self.stop.clone();
             self.tasks.spawn(async move {

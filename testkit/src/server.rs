@@ -87,6 +87,7 @@ impl EmbeddedHome {
             state_dir,
             store: Arc::new(store),
             projection: Box::new(projection),
+            offline: None,
             fleet: None,
             clock: Some(Arc::clone(&self.clock) as _),
             background: Vec::new(),

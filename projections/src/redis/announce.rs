@@ -24,8 +24,11 @@ pub(crate) struct Presence {
     joined: bool,
     /// When what several nodes share was renewed.
     renewed: Option<Instant>,
-    /// Pools that the node has written itself into.
-    pools: BTreeSet<String>,
+    /// Pools that the node may have written itself into; none when it does not
+    /// know.
+    pools: Option<BTreeSet<String>>,
+    /// What the operator was not told yet.
+    warnings: Vec<String>,
 }
 
 /// What the server answered to an announcement.
@@ -36,6 +39,8 @@ struct Heard {
     offset: Offset,
     /// As it is now.
     measured: Offset,
+    /// By how much that may be wrong.
+    doubt: Duration,
 }
 
 impl Shared {
@@ -43,9 +48,9 @@ impl Shared {
     pub(crate) async fn announce(&self, status: &NodeStatus) -> Result<Announced, Fault> {
         let begun = Instant::now();
         let mut presence = self.presence.lock().await;
-        let warnings = self.check_anew(&mut presence).await?;
+        self.check_anew(&mut presence).await?;
         let heard = self.say(status, begun).await?;
-        let clock_moved = heard.measured.is_apart(heard.offset);
+        let clock_moved = heard.measured.is_apart(heard.offset, heard.doubt);
         if clock_moved {
             self.move_clock(heard.measured, status.started).await?;
         }
@@ -56,18 +61,18 @@ impl Shared {
         }
         self.renew(&mut presence).await?;
         let mark_seq = heard.mark_seq.filter(|_| !clock_moved);
+        let warnings = std::mem::take(&mut presence.warnings);
         Ok(Announced { mark_seq, clock_moved, warnings })
     }
 
     /// Looks at the server once for each connection to it.
-    async fn check_anew(&self, presence: &mut Presence) -> Result<Vec<String>, Fault> {
+    async fn check_anew(&self, presence: &mut Presence) -> Result<(), Fault> {
         let number = self.publisher.number().await?;
-        if presence.checked == Some(number) {
-            return Ok(Vec::new());
+        if presence.checked != Some(number) {
+            presence.warnings = self.check().await?;
+            presence.checked = Some(number);
         }
-        let warnings = self.check().await?;
-        presence.checked = Some(number);
-        Ok(warnings)
+        Ok(())
     }
 
     /// `status.now` was true when it had `begun`.
@@ -78,13 +83,15 @@ impl Shared {
         let answer = self.publisher.run(&self.scripts.announce, &keys, &arguments).await?;
         let (fleet_ms, heartbeat, seq, stored): (u64, String, String, i64) =
             from_redis_value(answer)?;
-        // The server looked at its clock about half-way between.
-        let now = status.now.after((asked + begun.elapsed()) / 2);
+        // The server looked at its clock somewhere between; half-way, it seems.
+        let doubt = (begun.elapsed() - asked) / 2;
+        let now = status.now.after(asked + doubt);
         Ok(Heard {
             was_there: !heartbeat.is_empty(),
             mark_seq: seq.parse().ok(),
             offset: Offset::from_ms(stored),
             measured: Offset::between(now, fleet_ms),
+            doubt,
         })
     }
 
@@ -98,7 +105,7 @@ impl Shared {
     /// Tells the others, once and after a loss.
     async fn join(&self, presence: &mut Presence, was_there: bool) -> Result<(), Fault> {
         if !was_there {
-            presence.pools.clear();
+            presence.pools = None;
             presence.renewed = None;
         } else if presence.joined {
             return Ok(());
@@ -116,7 +123,8 @@ impl Shared {
         let node = self.node();
         let names: BTreeSet<String> =
             pools.iter().map(|pool| pool.model.as_str().to_owned()).collect();
-        let gone = presence.pools.difference(&names);
+        let before = self.pools_before(presence).await?;
+        let gone = before.difference(&names);
         let mut commands: Vec<Cmd> =
             gone.map(|pool| command("HDEL", &[&names::pool(pool), node])).collect();
         for pool in pools {
@@ -125,12 +133,21 @@ impl Shared {
             commands.push(command("HSET", &[&names::pool(model), node, &counts(pool)]));
         }
         self.publisher.ask(&commands).await?;
-        let is_new = names.difference(&presence.pools).next().is_some();
-        presence.pools = names;
-        if is_new {
+        if !names.is_subset(&before) {
             presence.renewed = None;
         }
+        presence.pools = Some(names);
         Ok(())
+    }
+
+    /// Pools that the node may be written into: all that there are when it has
+    /// just begun.
+    async fn pools_before(&self, presence: &Presence) -> Result<BTreeSet<String>, Fault> {
+        if let Some(pools) = &presence.pools {
+            return Ok(pools.clone());
+        }
+        let pools = self.publisher.ask_one(command("SMEMBERS", &[names::POOLS])).await?;
+        Ok(from_redis_value(pools)?)
     }
 
     /// Renews what several nodes share, now and then.
@@ -140,12 +157,11 @@ impl Shared {
         }
         let kept = names::KEPT_MS.to_string();
         let shared = [names::NODES.to_owned(), names::POOLS.to_owned()];
-        let pools = presence.pools.iter().map(|pool| names::pool(pool));
-        let commands: Vec<Cmd> = shared
-            .into_iter()
-            .chain(pools)
-            .map(|name| command("PEXPIRE", &[&name, &kept]))
-            .collect();
+        let pools = presence.pools.iter().flatten().map(|pool| names::pool(pool));
+        let mut commands = vec![command("SADD", &[names::NODES, self.node()])];
+        commands.extend(
+            shared.into_iter().chain(pools).map(|name| command("PEXPIRE", &[&name, &kept])),
+        );
         self.publisher.ask(&commands).await?;
         presence.renewed = Some(Instant::now());
         Ok(())

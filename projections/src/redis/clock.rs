@@ -29,9 +29,10 @@ impl Offset {
         self.0
     }
 
-    /// Whether the other one means that clocks moved.
-    pub(crate) fn is_apart(self, other: Self) -> bool {
-        u128::from(self.0.abs_diff(other.0)) > APART_MAX.as_millis()
+    /// Whether the other one means that clocks moved, when this one may be
+    /// wrong by `doubt`.
+    pub(crate) fn is_apart(self, other: Self, doubt: Duration) -> bool {
+        u128::from(self.0.abs_diff(other.0)) > (APART_MAX + doubt).as_millis()
     }
 
     /// An instant of the node, as the fleet's clock has it.
@@ -84,8 +85,9 @@ mod tests {
     fn clocks_within_a_second_are_the_same() {
         let offset = Offset::between(Time::from_ms(5_000), 2_000);
         assert_eq!(offset.as_ms(), -3_000);
-        assert!(!offset.is_apart(Offset::from_ms(-4_000)));
-        assert!(offset.is_apart(Offset::from_ms(-4_001)));
+        assert!(!offset.is_apart(Offset::from_ms(-4_000), Duration::ZERO));
+        assert!(offset.is_apart(Offset::from_ms(-4_001), Duration::ZERO));
+        assert!(!offset.is_apart(Offset::from_ms(-4_500), Duration::from_millis(500)));
         assert_eq!(offset.to_fleet(Time::from_ms(1)), 0);
     }
 }

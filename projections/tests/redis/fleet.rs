@@ -106,10 +106,15 @@ pub(crate) fn a_pool_that_is_gone_is_taken_out() {
     let pool = PoolStats { model: model(), usable: 1, cooling: 0, at_cap: 0 };
     status.pools = Some(vec![pool]);
     wait(one.fleet.announce(&status)).unwrap();
-    assert_eq!(hash(&server, "keys:pool:openai/gpt-4o").len(), 1);
-    status.pools = Some(Vec::new());
-    wait(one.fleet.announce(&status)).unwrap();
-    assert_eq!(hash(&server, "keys:pool:openai/gpt-4o").len(), 0);
+    for node in [&one, &Node::new(&server.url(), "one")] {
+        wait(one.fleet.announce(&status)).unwrap();
+        assert_eq!(hash(&server, "keys:pool:openai/gpt-4o").len(), 1);
+        // The second one was started again, and does not remember.
+        let mut without = node.status();
+        without.pools = Some(Vec::new());
+        wait(node.fleet.announce(&without)).unwrap();
+        assert_eq!(hash(&server, "keys:pool:openai/gpt-4o").len(), 0);
+    }
 }
 
 pub(crate) fn a_node_that_is_an_hour_ahead_publishes_instants_that_others_read_right() {

@@ -211,9 +211,15 @@ impl State {
         guests.map(|(place, guest)| (place, self.session_stats_of(guest)))
     }
 
-    /// Sessions of every owner from `place` on, with their places.
+    /// Sessions of every owner from `place` on, with their places; without those
+    /// that went on at another node.
     pub fn sessions_from(&self, place: usize) -> impl Iterator<Item = (usize, SessionStats)> {
         let sessions = self.sessions.iter_from(place);
+        let went_on = |session: &Session| {
+            let guest = self.fleet.is_some().then(|| self.guest(&session.name())).flatten();
+            !session.is_live() && guest.is_some_and(Session::is_live)
+        };
+        let sessions = sessions.filter(move |(_, session)| !went_on(session));
         sessions.map(|(place, session)| (place, self.session_stats_of(session)))
     }
 

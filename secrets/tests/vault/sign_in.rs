@@ -62,7 +62,12 @@ async fn by_role(server: &VaultServer, role: &str, ttl: &str, max: &str) -> Vaul
     // Enabled by whichever test comes first.
     let _ = server.try_admin(Method::POST, "sys/auth/approle", json!({ "type": "approle" })).await;
     let path = format!("auth/approle/role/{role}");
-    let body = json!({ "token_policies": [policy], "token_ttl": ttl, "token_max_ttl": max });
+    let body = json!({
+        "token_policies": [policy],
+        "token_no_default_policy": true,
+        "token_ttl": ttl,
+        "token_max_ttl": max,
+    });
     server.admin(Method::POST, &path, body).await;
     let role_id = server.admin(Method::GET, &format!("{path}/role-id"), Value::Null).await;
     let secret_id = server.admin(Method::POST, &format!("{path}/secret-id"), Value::Null).await;

@@ -297,6 +297,7 @@ listener "tcp" {{
         let name = self.policy(policy).await;
         let body = json!({
             "policies": [name],
+            "no_default_policy": true,
             "ttl": ttl,
             "explicit_max_ttl": explicit_max_ttl,
         });

@@ -29,10 +29,18 @@ impl Capability {
     }
 }
 
-/// The least policy that the adapter works with, ready for
-/// `vault policy write`.
+/// What a token needs to look itself up, to be renewed, and to say what it
+/// lacks. Vault's `default` policy has it, too, and much else, which makes
+/// every request twice as dear.
+const OF_ITSELF: &str = r#"path "auth/token/lookup-self" { capabilities = ["read"] }
+path "auth/token/renew-self" { capabilities = ["update"] }
+path "sys/capabilities-self" { capabilities = ["update"] }
+"#;
+
+/// The least policy that the adapter works with, without Vault's `default`,
+/// ready for `vault policy write`.
 pub(super) fn policy(version: KvVersion, mount: &str, path: &str) -> String {
-    match version {
+    let of_keys = match version {
         KvVersion::V1 => format!(
             r#"path "{mount}/{path}" {{ capabilities = ["list"] }}
 path "{mount}/{path}/*" {{ capabilities = ["create", "read", "update", "delete"] }}
@@ -45,7 +53,8 @@ path "{mount}/data/{path}/*" {{ capabilities = ["create", "read", "update"] }}
 path "{mount}/delete/{path}/*" {{ capabilities = ["update"] }}
 "#
         ),
-    }
+    };
+    of_keys + OF_ITSELF
 }
 
 #[derive(Deserialize)]

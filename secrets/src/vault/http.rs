@@ -78,6 +78,9 @@ impl Http {
     /// Reads the files of `settings`; contacts nobody.
     pub(super) fn new(settings: &VaultSettings) -> Result<Self, SecretStoreError> {
         let (base, socket) = parse(&settings.address)?;
+        // reqwest wants a provider even where no TLS is spoken; that another
+        // one is installed already is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = Client::builder()
             .redirect(Policy::none())
             .no_proxy()
@@ -85,16 +88,13 @@ impl Http {
             .timeout(settings.request_timeout)
             .connect_timeout(settings.request_timeout)
             .pool_max_idle_per_host(settings.concurrency);
+        // Without TLS no authorities: they would be read from the system for
+        // nothing, and may not be there.
         let builder = match (&socket, base.scheme()) {
-            (Some(socket), _) => builder.unix_socket(socket.as_path()),
+            (Some(socket), _) => builder.unix_socket(socket.as_path()).tls_certs_only([]),
             (None, "https") => with_tls(builder, &settings.tls, &settings.address)?,
-            // No authorities: they would be read from the system for nothing.
             (None, _) => builder.tls_certs_only([]),
         };
-        // reqwest wants a provider even where no TLS is spoken; that another
-        // one is installed already is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = if socket.is_some() { builder.tls_certs_only([]) } else { builder };
         let client = builder.build().map_err(|error| wrong(&innermost(&error)))?;
         let namespace = settings.namespace.as_deref().filter(|name| !name.is_empty());
         let namespace = namespace.map(HeaderValue::from_str).transpose();

@@ -3,7 +3,6 @@
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 use tracing::warn;
-use zeroize::Zeroizing;
 
 use super::entry::{self, Fault};
 use super::fault::{self, Capability};
@@ -18,8 +17,8 @@ use crate::{SecretStoreError, StoredKey};
 pub(super) struct Kv {
     pub(super) http: Http,
     pub(super) tokens: Tokens,
-    mount: String,
-    path: String,
+    pub(super) mount: String,
+    pub(super) path: String,
     set_version: Option<KvVersion>,
     version: OnceCell<KvVersion>,
 }
@@ -43,8 +42,8 @@ pub(super) enum Written {
 }
 
 #[derive(Deserialize)]
-struct Data<T> {
-    data: T,
+pub(super) struct Data<T> {
+    pub(super) data: T,
 }
 
 #[derive(Deserialize)]
@@ -355,107 +354,6 @@ impl Kv {
             self.mount,
             self.http.address(),
             self.mount,
-        ))
-    }
-
-    /// Asks with a token; a reply that says no is [`SecretStoreError::Denied`]
-    /// and names what is missing.
-    async fn ask(
-        &self,
-        call: &Call,
-        needs: Capability,
-        hidden: &[&str],
-    ) -> Result<Reply, SecretStoreError> {
-        let reply = self.try_ask(call).await?;
-        if let Some(why) = fault::away(&reply, hidden) {
-            return Err(self.http.unavailable(&why));
-        }
-        match reply.status {
-            403 => Err(self.denied(call, needs).await),
-            _ => Ok(reply),
-        }
-    }
-
-    /// Asks with a token, and once more with another if it was refused.
-    async fn try_ask(&self, call: &Call) -> Result<Reply, SecretStoreError> {
-        let token = self.tokens.get(&self.http).await?;
-        let reply = self.http.send(call, token.secret.as_deref()).await?;
-        if reply.status == 403 && self.tokens.replace(&self.http, &token).await? {
-            let token = self.tokens.get(&self.http).await?;
-            return self.http.send(call, token.secret.as_deref()).await;
-        }
-        Ok(reply)
-    }
-
-    async fn denied(&self, call: &Call, needs: Capability) -> SecretStoreError {
-        let version = self.version().await.unwrap_or(KvVersion::V2);
-        let (why, cure) = match self.capabilities(&call.path).await {
-            None => (
-                format!(
-                    "the token is wrong, has ended or was revoked, or it lacks the capability \
-                     \"{}\" on \"{}\"",
-                    needs.name(),
-                    call.path
-                ),
-                "if the token is right, give it this policy",
-            ),
-            Some(has) if has.iter().any(|name| name == needs.name() || name == "root") => (
-                format!(
-                    "the token has the capability \"{}\" on \"{}\", so something else forbids it \
-                     (a policy with required parameters, a quota, a Sentinel rule, the namespace)",
-                    needs.name(),
-                    call.path
-                ),
-                "what it needs is",
-            ),
-            Some(has) => (
-                format!(
-                    "the token lacks the capability \"{}\" on \"{}\" (it has: {})",
-                    needs.name(),
-                    call.path,
-                    has.join(", ")
-                ),
-                "give it this policy",
-            ),
-        };
-        SecretStoreError::Denied(format!(
-            "Vault at {} refuses to {} \"{}\": {why}; {cure}:\n\n{}",
-            self.http.address(),
-            needs.name(),
-            call.path,
-            fault::policy(version, &self.mount, &self.path),
-        ))
-    }
-
-    /// What the token may do with a path; nothing when it may not ask.
-    async fn capabilities(&self, path: &str) -> Option<Vec<String>> {
-        #[derive(Deserialize)]
-        struct Capabilities {
-            capabilities: Vec<String>,
-        }
-        let token = self.tokens.get(&self.http).await.ok()?;
-        let body: Zeroizing<Vec<u8>> = json(&serde_json::json!({ "paths": [path] }));
-        let call = Call::post("sys/capabilities-self", body);
-        let reply = self.http.send(&call, token.secret.as_deref()).await.ok()?;
-        let parsed: Data<Capabilities> = serde_json::from_slice(&reply.body).ok()?;
-        (reply.status == 200).then_some(parsed.data.capabilities)
-    }
-
-    fn parsed<'a, T: Deserialize<'a>>(
-        &self,
-        reply: &'a Reply,
-        what: &str,
-    ) -> Result<T, SecretStoreError> {
-        serde_json::from_slice(&reply.body).map_err(|_| self.odd(reply, what, &[]))
-    }
-
-    /// A reply that does not fit the question.
-    fn odd(&self, reply: &Reply, what: &str, hidden: &[&str]) -> SecretStoreError {
-        self.http.unavailable(&format!(
-            "it answered {what} with status {} and what this is not{}; see who answers there, and \
-             Vault's log",
-            reply.status,
-            fault::said(reply, hidden),
         ))
     }
 }

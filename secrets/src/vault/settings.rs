@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn wrong_settings_are_named() {
-        let cases: [(fn(&mut VaultSettings), &str); 6] = [
+        type Case = (fn(&mut VaultSettings), &'static str);
+        let cases: [Case; 6] = [
             (|s| s.mount = "/".into(), "the mount is not a path"),
             (|s| s.path = "a/../b".into(), "the path is not a path"),
             (|s| s.request_timeout = Duration::ZERO, "the request timeout is 0"),

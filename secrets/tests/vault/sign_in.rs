@@ -62,7 +62,12 @@ async fn by_role(server: &VaultServer, role: &str, ttl: &str, max: &str) -> Vaul
     // Enabled by whichever test comes first.
     let _ = server.try_admin(Method::POST, "sys/auth/approle", json!({ "type": "approle" })).await;
     let path = format!("auth/approle/role/{role}");
-    let body = json!({ "token_policies": [policy], "token_ttl": ttl, "token_max_ttl": max });
+    let body = json!({
+        "token_policies": [policy],
+        "token_no_default_policy": true,
+        "token_ttl": ttl,
+        "token_max_ttl": max,
+    });
     server.admin(Method::POST, &path, body).await;
     let role_id = server.admin(Method::GET, &format!("{path}/role-id"), Value::Null).await;
     let secret_id = server.admin(Method::POST, &format!("{path}/secret-id"), Value::Null).await;
@@ -88,10 +93,19 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
     panic!("it does not happen");
 }
 
-/// The accessors of all tokens that are alive.
-async fn tokens_count(server: &VaultServer) -> usize {
+/// The accessors of a role's tokens that are alive.
+async fn tokens_of(server: &VaultServer, role: &str) -> Vec<String> {
     let list = server.admin(Method::GET, "auth/token/accessors?list=true", Value::Null).await;
-    list["data"]["keys"].as_array().unwrap().len()
+    let mut found = Vec::new();
+    for accessor in list["data"]["keys"].as_array().unwrap() {
+        let body = json!({ "accessor": accessor });
+        // Those of other tests may end in between.
+        let token = server.try_admin(Method::POST, "auth/token/lookup-accessor", body).await;
+        if token.unwrap().1["data"]["meta"]["role_name"] == *role {
+            found.push(accessor.as_str().unwrap().to_owned());
+        }
+    }
+    found
 }
 
 fn token_file_is_read_again_when_it_changes() {
@@ -137,11 +151,13 @@ fn role_signs_in_and_again_after_its_token_was_revoked() {
         let server = shared().await;
         let store = VaultStore::new(by_role(server, "role-revoked", "1h", "2h").await).unwrap();
         store.commit(&put([key(1)])).await.unwrap();
-        // The secret id's tokens are all that were made for the role.
-        server
-            .admin(Method::POST, "sys/leases/revoke-prefix/auth/approle/login", Value::Null)
-            .await;
+        let before = tokens_of(server, "role-revoked").await;
+        assert_eq!(before.len(), 1);
+        let body = json!({ "accessor": before[0] });
+        server.admin(Method::POST, "auth/token/revoke-accessor", body).await;
         assert_eq!(secrets(&store).await, secrets_of([1]));
+        let after = tokens_of(server, "role-revoked").await;
+        assert!(after.len() == 1 && after != before, "{after:?}");
     });
 }
 
@@ -447,7 +463,6 @@ fn agent_adds_its_own_token_over_a_socket() {
 fn health_says_how_vault_is() {
     run(async {
         let server = shared().await;
-        let before = tokens_count(server).await;
         let store = VaultStore::new(by_role(server, "role-health", "1h", "2h").await).unwrap();
         let health = store.check().await.unwrap();
         let version = health.version.clone().unwrap();
@@ -462,6 +477,6 @@ fn health_says_how_vault_is() {
         );
         assert!(text.starts_with(&expected), "{text}");
         assert!(health.token_ttl.unwrap() > Duration::from_secs(3_500));
-        assert!(tokens_count(server).await > before);
+        assert_eq!(tokens_of(server, "role-health").await.len(), 1);
     });
 }

@@ -11,7 +11,7 @@ BIN := $(TARGET)/release/key-server
 PYTHON_ELSEWHERE := ../../backend ../../server/key_server
 TEST_BIN := $(TARGET)/debug/key-server
 
-.PHONY: help run test check lint arrows bench clean
+.PHONY: help run test up down check lint arrows bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,10 +20,18 @@ run: $(VENV)/.client ## Build, start the server, show a real selection, serve un
 	cargo build --release --locked --bin key-server
 	@KEY_SERVER_BIN="$(abspath $(BIN))" $(VENV)/bin/python examples/first_run.py
 
-test: $(VENV)/.dev ## Install what the tests need and run them all
+test: $(VENV)/.dev ## Install what the tests need (Redis, Vault) and run them all
+	testkit/servers.sh
 	cargo test --workspace --locked
 	cargo build --locked --bin key-server
 	KEY_SERVER_BIN="$(abspath $(TEST_BIN))" $(VENV)/bin/python -m pytest -q clients/python/tests
+
+up: ## Start the standard deployment here: Vault, Redis, the key server
+	cargo build --release --locked --bin key-server
+	KEY_SERVER_BIN="$(abspath $(BIN))" deploy/local.sh up
+
+down: ## End what `make up` started
+	deploy/local.sh down
 
 check: lint test ## Everything that CI runs
 

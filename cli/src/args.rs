@@ -5,7 +5,9 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use key_server_server::config::SettingValue;
 
-use crate::{audit, config, health, keys, models, reload, select, serve, sessions, status, usage};
+use crate::{
+    audit, config, health, keys, models, reload, select, serve, sessions, status, store, usage,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -113,6 +115,9 @@ pub(crate) enum Command {
     /// Read and check the ledger
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Move keys between secret stores
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),

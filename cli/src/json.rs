@@ -29,6 +29,15 @@ pub(crate) fn health(health: &v1::HealthResponse) -> Value {
         "durability": health.durability,
         "backends": backends.collect::<Value>(),
         "notes": health.notes,
+        "nodes": health.nodes.iter().map(fleet_node).collect::<Value>(),
+    })
+}
+
+fn fleet_node(node: &v1::FleetNode) -> Value {
+    json!({
+        "node_id": node.node_id,
+        "version": node.version,
+        "silent_for": span(node.silent_for.as_ref()),
     })
 }
 
@@ -49,6 +58,25 @@ pub(crate) fn key(key: &v1::KeyStats) -> Value {
         "lifetime": key.lifetime.as_ref().map(usage),
         "last_used_at": moment(key.last_used_at.as_ref()),
         "sources": key.sources,
+        "nodes": key.nodes.iter().map(node_key).collect::<Value>(),
+    })
+}
+
+fn node_key(node: &v1::NodeKeyStats) -> Value {
+    json!({
+        "node_id": node.node_id,
+        "window_tokens": node.window_tokens,
+        "lifetime": node.lifetime.as_ref().map(usage),
+        "last_used_at": moment(node.last_used_at.as_ref()),
+    })
+}
+
+pub(crate) fn node_totals(node: &v1::NodeTotals) -> Value {
+    json!({
+        "node_id": node.node_id,
+        "sessions_live": node.sessions_live,
+        "window_tokens": node.window_tokens,
+        "lifetime": node.lifetime.as_ref().map(usage),
     })
 }
 
@@ -86,6 +114,7 @@ pub(crate) fn session(session: &v1::SessionStats) -> Value {
         "session_id": session.session_id,
         "owner_uid": session.owner_uid,
         "user_id": session.user_id,
+        "node_id": session.node_id,
         "opened_at": moment(session.opened_at.as_ref()),
         "expires_at": moment(session.expires_at.as_ref()),
         "ended_at": moment(session.ended_at.as_ref()),

@@ -175,7 +175,8 @@ pub(crate) fn tokens(usage: &Usage) -> i64 {
 }
 
 fn show(key_id: KeyId, server: &mut Server, output: &mut Output) -> Result<Exit, Failure> {
-    let request = GetStatsRequest { key_id: key_id.to_string(), ..Default::default() };
+    let key_id_text = key_id.to_string();
+    let request = GetStatsRequest { key_id: key_id_text, by_node: true, ..Default::default() };
     let (keys, _) = pages::rows(server, request, Some(1), |page| page.keys)?;
     let Some(key) = keys.first() else {
         return Err(Failure::no(format!("there is no key {key_id}")));
@@ -211,7 +212,23 @@ fn facts(key: &KeyStats) -> Facts {
     facts.add_list("in all", &spent(&lifetime));
     facts.add("last used", when(key.last_used_at.as_ref()).unwrap_or("never".to_owned()));
     facts.add("listed by", key.sources.join(", "));
+    facts.add_list("by node", &by_node(key));
     facts
+}
+
+/// Each node's part; nothing when one works alone.
+fn by_node(key: &KeyStats) -> Vec<String> {
+    let nodes = key.nodes.iter().map(|node| {
+        let lifetime = node.lifetime.unwrap_or_default();
+        format!(
+            "{}: {} in the last hour, {} in all, {}",
+            node.node_id,
+            counted(node.window_tokens, "token", "tokens"),
+            thousands(tokens(&lifetime)),
+            counted(lifetime.requests, "request", "requests"),
+        )
+    });
+    nodes.collect()
 }
 
 fn spent(usage: &Usage) -> [String; 2] {

@@ -25,6 +25,7 @@ mod sessions;
 mod settings;
 mod since;
 mod status;
+mod store;
 mod usage;
 mod word;
 
@@ -57,6 +58,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<Exit, Failure> {
         Command::Serve(args) => serve::run(global, &args),
         Command::Config(command) => config::run(command, global, output),
         Command::Audit(command) => audit::run(command, global, output),
+        Command::Store(command) => store::run(command, global, output),
         Command::Usage(args) => usage::run(args, global, output),
         Command::Health => health::run(&mut Server::connect(global)?, output),
         Command::Status => status::run(&mut Server::connect(global)?, output),

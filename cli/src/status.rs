@@ -1,4 +1,6 @@
-use key_server_proto::v1::{GetStatsRequest, HealthResponse, PoolStats, StatsView, Totals};
+use key_server_proto::v1::{
+    GetStatsRequest, HealthResponse, NodeTotals, PoolStats, StatsView, Totals,
+};
 use serde_json::{Value, json};
 
 use crate::connect::Server;
@@ -26,6 +28,8 @@ const OTHER_LINES: usize = 16;
 struct Node {
     pools: Vec<PoolStats>,
     totals: Totals,
+    /// Each node's part; none when this one works alone.
+    nodes: Vec<NodeTotals>,
 }
 
 /// `key-server status`
@@ -41,6 +45,7 @@ pub(crate) fn run(server: &mut Server, output: &mut Output) -> Result<Exit, Fail
     notes(&health, output)?;
     match node {
         Ok(node) => {
+            nodes(&health, &node.nodes, output)?;
             pools(node.pools, output)?;
             totals(&node.totals, output)?;
         }
@@ -53,11 +58,13 @@ pub(crate) fn run(server: &mut Server, output: &mut Output) -> Result<Exit, Fail
 }
 
 fn node(server: &mut Server) -> Result<Node, Failure> {
-    let request = GetStatsRequest { view: StatsView::Pools.into(), ..Default::default() };
-    let mut node = Node { pools: Vec::new(), totals: Totals::default() };
+    let view = StatsView::Pools.into();
+    let request = GetStatsRequest { view, by_node: true, ..Default::default() };
+    let mut node = Node { pools: Vec::new(), totals: Totals::default(), nodes: Vec::new() };
     pages::each(server, request, |page| {
         node.pools.extend(page.pools);
         node.totals = page.totals.unwrap_or_default();
+        node.nodes = page.nodes;
         Ok(pages::Next::Page)
     })?;
     Ok(node)
@@ -66,7 +73,8 @@ fn node(server: &mut Server) -> Result<Node, Failure> {
 fn as_json(health: &HealthResponse, node: Option<&Node>) -> Value {
     let pools = node.map(|node| node.pools.iter().map(json::pool).collect::<Value>());
     let totals = node.map(|node| json::totals(&node.totals));
-    json!({ "health": json::health(health), "pools": pools, "totals": totals })
+    let nodes = node.map(|node| node.nodes.iter().map(json::node_totals).collect::<Value>());
+    json!({ "health": json::health(health), "pools": pools, "totals": totals, "nodes": nodes })
 }
 
 fn head(health: &HealthResponse, server: &Server, output: &mut Output) -> Result<(), Failure> {
@@ -102,6 +110,41 @@ fn backends(health: &HealthResponse, output: &mut Output) -> Result<(), Failure>
             let tone = if backend.state == "ok" { Tone::Faint } else { Tone::Bad };
             table.remark(tone, &format!("last error: {}", backend.last_error));
         }
+    }
+    output.line("")?;
+    output.table(&table)
+}
+
+/// Each node's part, where several work together.
+fn nodes(
+    health: &HealthResponse,
+    nodes: &[NodeTotals],
+    output: &mut Output,
+) -> Result<(), Failure> {
+    if nodes.len() < 2 {
+        return Ok(());
+    }
+    let mut table = Table::new(&[
+        Column::left("NODE"),
+        Column::right("SESSIONS"),
+        Column::right("TOKENS 1H"),
+        Column::right("REQUESTS"),
+        Column::left("SEEN"),
+    ]);
+    for node in nodes {
+        let seen = health.nodes.iter().find(|other| other.node_id == node.node_id);
+        let seen = match seen.and_then(|other| time::span(other.silent_for.as_ref())) {
+            Some(silent) => format!("{} ago", time::long(silent)),
+            None if node.node_id == health.node_id => "this node".to_owned(),
+            None => "?".to_owned(),
+        };
+        table.row([
+            Cell::from(&node.node_id),
+            thousands(node.sessions_live).into(),
+            thousands(node.window_tokens).into(),
+            thousands(node.lifetime.unwrap_or_default().requests).into(),
+            seen.into(),
+        ]);
     }
     output.line("")?;
     output.table(&table)

@@ -60,6 +60,16 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class NodeKeyStats:
+    """One node's part of a key."""
+
+    node_id: str
+    window_tokens: int
+    lifetime: Usage
+    last_used_at: Optional[datetime]
+
+
+@dataclass(frozen=True)
 class KeyStats:
     """One key, without its credential."""
 
@@ -83,6 +93,8 @@ class KeyStats:
     last_used_at: Optional[datetime]
     cooling_until: Optional[datetime]
     sources: tuple[str, ...]
+    nodes: tuple[NodeKeyStats, ...] = ()
+    """With by_node: each node's part; the other figures are of all nodes together."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +132,26 @@ class SessionStats:
     """None for a live session."""
     expires_at: Optional[datetime]
     allocations: tuple[Allocation, ...]
+    node_id: str = ""
+    """The node it lives at; empty for the one that answered."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Of the whole node, whatever the filters."""
+    """Of all nodes together, whatever the filters."""
 
     keys: int
     models: int
+    sessions_live: int
+    window_tokens: int
+    lifetime: Usage
+
+
+@dataclass(frozen=True)
+class NodeTotals:
+    """One node's part of the totals."""
+
+    node_id: str
     sessions_live: int
     window_tokens: int
     lifetime: Usage
@@ -143,6 +167,8 @@ class Stats:
     totals: Totals
     next_page_token: str
     """Empty on the last page."""
+    nodes: tuple[NodeTotals, ...] = ()
+    """With by_node: each node's part of the totals."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +210,16 @@ class Backend:
 
 
 @dataclass(frozen=True)
+class FleetNode:
+    """Another node of the fleet."""
+
+    node_id: str
+    version: str
+    silent_seconds: float
+    """How long ago it last said that it is there."""
+
+
+@dataclass(frozen=True)
 class Health:
     """How the server is."""
 
@@ -203,6 +239,8 @@ class Health:
     """What somebody should look at, in words."""
     pid: int
     """The server's process."""
+    nodes: tuple[FleetNode, ...] = ()
+    """The other nodes that this one shares its state with."""
 
     @property
     def ok(self) -> bool:

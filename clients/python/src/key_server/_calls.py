@@ -114,6 +114,7 @@ def get_stats(
     view: Union[StatsView, str],
     page_size: Optional[int],
     page_token: Optional[str],
+    by_node: bool,
 ) -> Call[Stats]:
     """Repeatable: it only reads."""
     wire = _wire.key_server_pb2
@@ -127,6 +128,7 @@ def get_stats(
         view=wire.StatsView.Value(f"STATS_VIEW_{_word(StatsView, view).name}"),
         page_size=page_size,
         page_token=page_token,
+        by_node=by_node,
     )
     return Call("GetStats", request, wire.GetStatsResponse.FromString, _decode.stats)
 

@@ -111,12 +111,14 @@ class KeyServer:
         page_size: Optional[int] = None,
         page_token: Optional[str] = None,
         *,
+        by_node: bool = False,
         timeout: Optional[float] = None,
     ) -> Stats:
         """Reads one page of keys, pools or sessions, and the totals.
 
         Filters add up; `model` is "provider/model". Without `page_size` the server's
-        default holds; `page_token` is the page before's `next_page_token`.
+        default holds; `page_token` is the page before's `next_page_token`. `by_node`
+        asks for each node's part, too, where several work together.
         """
         call = _calls.get_stats(
             provider=provider,
@@ -127,6 +129,7 @@ class KeyServer:
             view=view,
             page_size=page_size,
             page_token=page_token,
+            by_node=by_node,
         )
         return self._run(call, timeout)
 
@@ -140,6 +143,7 @@ class KeyServer:
         view: Union[StatsView, str] = StatsView.KEYS,
         page_size: Optional[int] = None,
         *,
+        by_node: bool = False,
         timeout: Optional[float] = None,
     ) -> Iterator[Stats]:
         """Reads all pages, one after the other; `timeout` is for each of them."""
@@ -147,7 +151,7 @@ class KeyServer:
         while page_token is not None:
             page = self.get_stats(
                 provider, model, key_id, user_id, session_id, view, page_size, page_token,
-                timeout=timeout,
+                by_node=by_node, timeout=timeout,
             )  # fmt: skip
             yield page
             page_token = page.next_page_token or None

@@ -9,8 +9,11 @@ from . import _wire
 from ._answers import (
     Allocation,
     Backend,
+    FleetNode,
     Health,
     KeyStats,
+    NodeKeyStats,
+    NodeTotals,
     PoolStats,
     Release,
     ReloadReport,
@@ -94,6 +97,15 @@ def stats(reply: pb.GetStatsResponse) -> Stats:
         sessions=tuple(_session_stats(session) for session in reply.sessions),
         totals=_totals(reply.totals),
         next_page_token=reply.next_page_token,
+        nodes=tuple(
+            NodeTotals(
+                node_id=node.node_id,
+                sessions_live=node.sessions_live,
+                window_tokens=node.window_tokens,
+                lifetime=_usage(node.lifetime),
+            )
+            for node in reply.nodes
+        ),
     )
 
 
@@ -113,6 +125,9 @@ def health(reply: pb.HealthResponse) -> Health:
         backends=tuple(_backend(backend) for backend in reply.backends),
         notes=tuple(reply.notes),
         pid=reply.pid,
+        nodes=tuple(
+            FleetNode(node.node_id, node.version, seconds(node.silent_for)) for node in reply.nodes
+        ),
     )
 
 
@@ -205,6 +220,15 @@ def _key_stats(key: pb.KeyStats) -> KeyStats:
         last_used_at=_instant(key, "last_used_at"),
         cooling_until=_instant(key, "cooling_until"),
         sources=tuple(key.sources),
+        nodes=tuple(
+            NodeKeyStats(
+                node_id=node.node_id,
+                window_tokens=node.window_tokens,
+                lifetime=_usage(node.lifetime),
+                last_used_at=_instant(node, "last_used_at"),
+            )
+            for node in key.nodes
+        ),
     )
 
 
@@ -236,6 +260,7 @@ def _session_stats(session: pb.SessionStats) -> SessionStats:
             )
             for allocation in session.allocations
         ),
+        node_id=session.node_id,
     )
 
 

@@ -1,0 +1,215 @@
+//! `key-server store`: from one secret store to another.
+
+use std::collections::HashMap;
+
+use clap::{Args, Subcommand, ValueEnum};
+use key_server_core::KeyId;
+use key_server_secrets::{Change, SecretStore, SecretStoreError, StoredKey};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use serde_json::json;
+
+use crate::adapters;
+use crate::args::GlobalArgs;
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+use crate::output::text::{counted, thousands};
+use crate::settings::{self, Resolved, SettingsArgs};
+
+pub(crate) const MIGRATE_EXAMPLES: &str = "\
+Copies keys with all their facts; what is only in the target stays there, and
+nothing is removed from the source. Without --yes nothing is written. What was
+done before is not done again, so an interrupted migration is simply repeated;
+at the end the target is read back and compared.
+
+Vault is the one that the settings name (VAULT_ADDR and how to sign in), the age
+store the one in the state directory.
+
+Examples:
+  key-server store migrate --from age --to vault
+  key-server store migrate --from age --to vault --yes
+  key-server store migrate --from vault --to age --yes";
+
+/// Keys that are written between two lines of progress.
+const WRITTEN_AT_ONCE: usize = 500;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Copy the keys from one secret store to another
+    #[command(after_help = MIGRATE_EXAMPLES)]
+    Migrate(MigrateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// Where the keys are
+    #[arg(long, value_name = "STORE")]
+    from: StoreName,
+    /// Where they are to be
+    #[arg(long, value_name = "STORE")]
+    to: StoreName,
+    /// Do it; else it is only said what would be done
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StoreName {
+    /// The age-encrypted file in the state directory
+    Age,
+    /// HashiCorp Vault
+    Vault,
+}
+
+/// What a migration has to do.
+#[derive(Default)]
+struct Todo {
+    put: Vec<StoredKey>,
+    added: usize,
+    changed: usize,
+    equal: usize,
+    only_there: usize,
+}
+
+/// `key-server store …`
+///
+/// # Errors
+/// Settings, or a store that does not do what it is asked.
+pub(crate) fn run(
+    command: StoreCommand,
+    global: &GlobalArgs,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let StoreCommand::Migrate(args) = command;
+    if args.from == args.to {
+        return Err(Failure::usage("--from and --to name the same store"));
+    }
+    // Credentials will be in memory.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(unfit)?;
+    let resolved = settings::resolve(global, &args.settings)?;
+    resolved.warnings.iter().for_each(|warning| output.warn(warning));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(unfit)?.block_on(migrate(&args, &resolved, output))
+}
+
+async fn migrate(
+    args: &MigrateArgs,
+    resolved: &Resolved,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let (from, to) = (open(args.from, resolved)?, open(args.to, resolved)?);
+    let source = from.load().await.map_err(failed)?;
+    let todo = todo(&source, &to.load().await.map_err(failed)?);
+    if args.yes {
+        write(&*to, &todo.put, output).await?;
+        verify(&source, &to.load().await.map_err(failed)?)?;
+    }
+    tell(args, &todo, output)?;
+    Ok(Exit::Ok)
+}
+
+fn open(name: StoreName, resolved: &Resolved) -> Result<Box<dyn SecretStore>, Failure> {
+    match name {
+        StoreName::Age => {
+            let state_dir = resolved.state_dir()?;
+            if !state_dir.is_dir() {
+                let message = format!("{} is no directory", state_dir.display());
+                return Err(Failure::usage(message).hint("name the node's with --state-dir"));
+            }
+            Ok(Box::new(adapters::age_store(resolved, &state_dir)?))
+        }
+        StoreName::Vault if resolved.settings.vault_addr.is_empty() => {
+            Err(Failure::usage("VAULT_ADDR is not set: name the Vault server"))
+        }
+        StoreName::Vault => Ok(Box::new(adapters::vault_store(&resolved.settings)?)),
+    }
+}
+
+fn todo(source: &[StoredKey], target: &[StoredKey]) -> Todo {
+    let there: HashMap<KeyId, &StoredKey> = target.iter().map(|key| (key.id(), key)).collect();
+    let mut todo = Todo::default();
+    for key in source {
+        match there.get(&key.id()) {
+            Some(other) if other.facts == key.facts => {
+                todo.equal += 1;
+                continue;
+            }
+            Some(_) => todo.changed += 1,
+            None => todo.added += 1,
+        }
+        todo.put.push(key.clone());
+    }
+    todo.only_there = target.len() - todo.equal - todo.changed;
+    todo
+}
+
+async fn write(
+    to: &dyn SecretStore,
+    keys: &[StoredKey],
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let mut written = 0;
+    for some in keys.chunks(WRITTEN_AT_ONCE) {
+        let change = Change { put: some.to_vec(), remove: Vec::new() };
+        to.commit(&change).await.map_err(failed)?;
+        written += some.len();
+        if keys.len() > WRITTEN_AT_ONCE {
+            output.note(&format!("{} of {} keys", thousands(written), thousands(keys.len())));
+        }
+    }
+    Ok(())
+}
+
+/// Every key of the source is in the target, with the same facts and the same
+/// credential.
+fn verify(source: &[StoredKey], target: &[StoredKey]) -> Result<(), Failure> {
+    let there: HashMap<KeyId, &StoredKey> = target.iter().map(|key| (key.id(), key)).collect();
+    let differs = |key: &&StoredKey| {
+        there.get(&key.id()).is_none_or(|other| {
+            other.facts != key.facts || other.secret.expose() != key.secret.expose()
+        })
+    };
+    let wrong: Vec<&StoredKey> = source.iter().filter(differs).collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let failure = Failure::no(format!(
+        "{} not in the target as they should be; repeat the migration",
+        counted(wrong.len(), "key is", "keys are")
+    ));
+    Err(wrong.iter().take(5).map(|key| key.id().to_string()).fold(failure, Failure::detail))
+}
+
+fn tell(args: &MigrateArgs, todo: &Todo, output: &mut Output) -> Result<(), Failure> {
+    let Todo { added, changed, equal, only_there, .. } = todo;
+    if output.is_json() {
+        return output.json(&json!({
+            "done": args.yes, "added": added, "changed": changed, "unchanged": equal,
+            "only_in_target": only_there,
+        }));
+    }
+    let would = if args.yes { "" } else { "would be " };
+    output.line(format!(
+        "{} {would}added, {} {would}changed, {} unchanged, {} only in the target",
+        counted(*added, "key", "keys"),
+        thousands(*changed),
+        thousands(*equal),
+        thousands(*only_there),
+    ))?;
+    output.flush()?;
+    if args.yes {
+        output.note("the target was read back: every key is there as in the source");
+    } else {
+        output.note("nothing was written; --yes does it");
+    }
+    Ok(())
+}
+
+fn failed(error: SecretStoreError) -> Failure {
+    Failure::no(error.to_string())
+}
+
+fn unfit(error: impl ToString) -> Failure {
+    Failure::usage(error.to_string())
+}

@@ -6,7 +6,7 @@ mod keys;
 mod settle;
 mod shared;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::changes::SessionRow;
@@ -29,8 +29,9 @@ use shared::Unshared;
 pub struct NodeRows {
     /// Keys that the node knows, as they are there.
     pub keys: Vec<NodeKeyRow>,
-    /// Sessions that live at the node, or that came to it and were ended there;
-    /// what they gave back is left out.
+    /// Sessions that live at the node, or that came to it and were ended there.
+    /// Of those that came (`base` is not 0), what they gave back is there, too:
+    /// where they came from, it is told from what was drawn in between.
     pub sessions: Vec<SessionRow>,
     /// Sessions that the node has no row of any more.
     pub ended: Vec<SessionRef>,
@@ -113,7 +114,9 @@ pub(crate) struct Fleet {
     guests_live: usize,
     deadlines: Deadlines,
     /// Sessions that live here, and at another node in a larger term.
-    displaced: Vec<SessionRef>,
+    displaced: BTreeSet<SessionRef>,
+    /// Pools made for models that only other nodes speak of.
+    pools_made: usize,
     pub(crate) unshared: Unshared,
 }
 
@@ -129,7 +132,8 @@ impl State {
             guests: Sessions::default(),
             guests_live: 0,
             deadlines: Deadlines::default(),
-            displaced: Vec::new(),
+            displaced: BTreeSet::new(),
+            pools_made: 0,
             unshared: Unshared::default(),
         };
         self.fleet = Some(Box::new(fleet));

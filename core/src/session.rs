@@ -7,7 +7,7 @@ use hashbrown::hash_table::Entry;
 
 use crate::changes::Listed;
 use crate::deadlines::{Chain, Linked, Links};
-use crate::event::{Event, SessionExpired, SessionRef};
+use crate::event::{Event, SessionRef};
 use crate::fleet::NodeIndex;
 use crate::key::{KeyIndex, Usage};
 use crate::pool::PoolIndex;
@@ -103,6 +103,13 @@ impl Session {
             Phase::Live { deadline, .. } if deadline > now => Some(deadline),
             Phase::Live { .. } | Phase::Ended { .. } => None,
         }
+    }
+
+    /// Goes on to a larger term. When the session is opened at `opened`, it is
+    /// above terms that were forgotten, too: they began with older seconds.
+    pub(crate) fn next_term(&mut self, opened: Option<Time>) {
+        let second = opened.map_or(0, Time::second);
+        self.term = self.term.saturating_add(1).max(second);
     }
 
     pub(crate) fn holds(&self, key: KeyIndex) -> bool {
@@ -279,9 +286,7 @@ impl Decide for Expire {
         let others = state.overdue().filter(|session| Some(*session) != first);
         let due = first.into_iter().chain(others).take(self.sessions_max);
         let expired = due.filter_map(|session| state.sessions.get(session));
-        let events: Vec<Event> = expired
-            .map(|session| Event::SessionExpired(SessionExpired { session: session.name() }))
-            .collect();
+        let events: Vec<Event> = expired.flat_map(|session| state.settle_overdue(now, session)).collect();
         Ok(Decision { reply: events.len(), events })
     }
 }

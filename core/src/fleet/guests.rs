@@ -5,10 +5,15 @@ use std::sync::Arc;
 use super::{Fleet, NodeIndex};
 use crate::changes::SessionRow;
 use crate::event::SessionRef;
+use crate::id::ModelName;
 use crate::key::{Elsewhere, KeyIndex};
+use crate::pool::PoolIndex;
 use crate::session::{Allocation, Phase, Session, SessionIndex};
 use crate::state::State;
 use crate::time::Time;
+
+/// Models that other nodes speak of and no key of this node ever served.
+const POOLS_MAX: usize = 10_000;
 
 /// Which of two nodes that say a session lives there is right: the larger one.
 pub(super) type Claim<'name> = (u32, &'name str);
@@ -27,7 +32,7 @@ impl State {
         }
         self.put_guest(node, row);
         if displaces && let Some(fleet) = &mut self.fleet {
-            fleet.displaced.push(row.session.clone());
+            fleet.displaced.insert(row.session.clone());
         }
     }
 
@@ -51,8 +56,9 @@ impl State {
                     claim > (own.term, &fleet.own) && row.end >= own.opened
                 }
                 Phase::Live { .. } => claim > (own.term, &fleet.own),
-                // What came after the end here is a new period of use.
-                Phase::Ended { at } => row.ended || row.term > own.term || row.opened > at,
+                // Where it moved to, it lives in the term in which it left; what
+                // came after the end here is a new period of use.
+                Phase::Ended { at } => row.ended || row.term >= own.term || row.opened > at,
             },
         }
     }
@@ -145,15 +151,28 @@ impl State {
         }
     }
 
-    /// What a session of another node holds, of keys that are known here.
+    /// What a session of another node holds or gave back, of keys that are
+    /// known here.
     fn known_allocations(&mut self, row: &SessionRow) -> Vec<Allocation> {
-        let mut allocations = Vec::new();
-        for allocation in row.allocations.iter().filter(|one| one.held && !row.ended) {
-            let Some((key, _)) = self.key(allocation.key) else { continue };
-            let pool = self.pool_place(&allocation.model);
-            allocations.push(Allocation { usage: allocation.usage, ..Allocation::new(key, pool) });
+        let mut allocations: Vec<Allocation> = Vec::new();
+        for one in row.allocations.iter().take(self.rules.session_allocations_max) {
+            let Some((key, _)) = self.key(one.key) else { continue };
+            let Some(pool) = self.pool_elsewhere(&one.model) else { continue };
+            let held = one.held && !row.ended;
+            allocations.push(Allocation { key, pool, held, usage: one.usage });
         }
         allocations
+    }
+
+    /// The pool of a model that another node speaks of: one that is known here,
+    /// or one of few that are made for it.
+    fn pool_elsewhere(&mut self, model: &ModelName) -> Option<PoolIndex> {
+        if let Some(index) = self.pool_index.get(model) {
+            return Some(*index);
+        }
+        let fleet = self.fleet.as_mut()?;
+        fleet.pools_made = fleet.pools_made.checked_add(1).filter(|made| *made <= POOLS_MAX)?;
+        Some(self.pool_place(model))
     }
 
     /// Forgets guests whose deadline has passed: their node is away, or about to
@@ -235,7 +254,9 @@ impl Session {
         round: bool,
     ) -> bool {
         let holds_the_same = self.allocations.len() == allocations.len()
-            && self.allocations.iter().zip(allocations).all(|(one, other)| one.names(other));
+            && self.allocations.iter().zip(allocations).all(|(one, other)| {
+                one.names(other) && one.held == other.held
+            });
         let Phase::Live { deadline, second } = &mut self.phase else { return false };
         if self.node != Some(node) || row.ended || row.end < *deadline || !holds_the_same {
             return false;

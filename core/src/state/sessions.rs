@@ -28,7 +28,7 @@ impl State {
         if let Some(session) = self.sessions.get_mut(index)
             && (selected.opened || selected.picks.iter().any(|pick| !pick.already_held))
         {
-            session.term = session.term.saturating_add(1);
+            session.next_term(selected.opened.then_some(at));
         }
         for pick in &selected.picks {
             let pool = self.pool_place(&pick.model);
@@ -192,6 +192,7 @@ impl State {
         if let Some(index) = self.sessions.find(name.owner, &name.id) {
             self.end(index, at);
         }
+        self.forget_ended_guest(name);
     }
 
     /// Ends a live session; one that has ended stays as it is.

@@ -54,10 +54,12 @@ pub(crate) struct History {
     /// Keys that sessions were given and that nobody gave back, or that did
     /// not expire with them.
     given: BTreeMap<SessionRef, Holds>,
-    /// How often each session expired since it was last opened.
-    expired: BTreeMap<SessionRef, usize>,
+    /// How often each session was opened and expired.
+    periods: BTreeMap<SessionRef, (usize, usize)>,
     desired: Vec<Arc<KeyFacts>>,
     reports: u64,
+    /// Whether nothing is lost or left for later.
+    is_settling: bool,
     prints: bool,
     pub(crate) seen: Seen,
 }
@@ -78,10 +80,11 @@ impl History {
             roads: roads.map(|road| (road, Road::default())).collect(),
             away: vec![0; count],
             given: BTreeMap::new(),
-            expired: BTreeMap::new(),
+            periods: BTreeMap::new(),
             desired,
             reports: 0,
             random,
+            is_settling: false,
             prints,
             seen: Seen::default(),
         };
@@ -156,7 +159,7 @@ impl History {
             self.print(&format_args!("    {event:?}"));
             match event {
                 Event::KeysSelected(selected) if selected.opened => {
-                    self.expired.insert(selected.session.clone(), 0);
+                    self.periods.entry(selected.session.clone()).or_default().0 += 1;
                 }
                 Event::SessionMovedIn(moved) => {
                     let is_back = moved.term > moved.base + 1;
@@ -166,9 +169,9 @@ impl History {
                 Event::SessionExpired(expired) => {
                     self.count("expired");
                     self.given.remove(&expired.session);
-                    let times = self.expired.entry(expired.session.clone()).or_default();
-                    *times += 1;
-                    let is_once = *times == 1 || self.weather == Weather::Rough;
+                    let period = self.periods.entry(expired.session.clone()).or_default();
+                    period.1 += 1;
+                    let is_once = period.1 <= period.0 || self.weather == Weather::Rough;
                     assert!(is_once, "{:?} expired twice", expired.session);
                 }
                 _ => {}
@@ -267,7 +270,7 @@ impl History {
         while let Some(rows) = self.present(node).publish(rows_max) {
             self.print(&format_args!("{}: node-{node} tells {rows:?}", self.clock));
             self.store[node].write(&rows);
-            let is_lost = self.weather == Weather::Rough && self.random.chance(5);
+            let is_lost = !self.is_settling && self.random.chance(5);
             for (_, road) in self.roads.iter_mut().filter(|((from, _), _)| *from == node) {
                 road.has_gap |= is_lost;
                 if !is_lost {
@@ -277,7 +280,7 @@ impl History {
             if is_lost {
                 self.count("rows lost");
             }
-            if self.weather == Weather::Rough && self.random.chance(40) {
+            if !self.is_settling && self.random.chance(40) {
                 break;
             }
         }
@@ -357,8 +360,7 @@ impl History {
     /// Nobody calls any more, and everybody hears everything.
     pub(crate) fn settle_down(&mut self) {
         self.clock = self.clock.next_multiple_of(1_000);
-        let weather = std::mem::replace(&mut self.weather, Weather::Calm);
-        let expired = std::mem::take(&mut self.expired);
+        self.is_settling = true;
         (0..self.nodes.len()).for_each(|node| self.sync(node));
         let rounds = (0..ROUNDS_MAX).take_while(|round| self.settle_once(*round)).count();
         assert!(rounds < ROUNDS_MAX, "it does not settle");
@@ -369,15 +371,7 @@ impl History {
             let fold = node.fold();
             assert_eq!(Node::rows(&node.state), Node::rows(&fold), "{} is no fold", node.name);
         }
-        if weather == Weather::Calm {
-            let again = std::mem::replace(&mut self.expired, expired);
-            again.into_iter().for_each(|(session, times)| {
-                let sum = self.expired.entry(session).or_default();
-                *sum += times;
-                assert!(*sum <= 1, "it expired again");
-            });
-        }
-        self.weather = weather;
+        self.is_settling = false;
     }
 
     /// Everything is told, learned and settled once; false when nothing moved.

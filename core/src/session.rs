@@ -286,7 +286,8 @@ impl Decide for Expire {
         let others = state.overdue().filter(|session| Some(*session) != first);
         let due = first.into_iter().chain(others).take(self.sessions_max);
         let expired = due.filter_map(|session| state.sessions.get(session));
-        let events: Vec<Event> = expired.flat_map(|session| state.settle_overdue(now, session)).collect();
+        let events: Vec<Event> =
+            expired.flat_map(|session| state.settle_overdue(now, session)).collect();
         Ok(Decision { reply: events.len(), events })
     }
 }

@@ -28,7 +28,7 @@ impl State {
         let own = self.session(&row.session);
         let displaces = own.is_some_and(Session::is_live);
         if row.ended && !displaces {
-            return self.learn_end_at(row);
+            return self.learn_end_at(node, row);
         }
         self.put_guest(node, row);
         if displaces && let Some(fleet) = &mut self.fleet {
@@ -49,25 +49,24 @@ impl State {
         {
             return false;
         }
-        match self.session(&row.session) {
-            None => true,
-            Some(own) => match own.phase {
-                Phase::Live { .. } if row.ended => {
-                    claim > (own.term, &fleet.own) && row.end >= own.opened
-                }
-                Phase::Live { .. } => claim > (own.term, &fleet.own),
-                // Where it moved to, it lives in the term in which it left; what
-                // came after the end here is a new period of use.
-                Phase::Ended { at } => row.ended || row.term >= own.term || row.opened > at,
-            },
+        let Some(own) = self.session(&row.session) else { return true };
+        let own_claim = (own.term, &*fleet.own);
+        match own.phase {
+            Phase::Live { .. } => claim > own_claim && (!row.ended || row.end >= own.opened),
+            // Where it came from, they may not know of its end yet.
+            Phase::Ended { at } => {
+                row.ended || own.base == 0 || claim > own_claim || row.opened > at
+            }
         }
     }
 
     /// A session that came to another node was ended there.
-    fn learn_end_at(&mut self, row: &SessionRow) {
+    fn learn_end_at(&mut self, node: NodeIndex, row: &SessionRow) {
         let Some(fleet) = &self.fleet else { return };
+        let claim = (row.term, &*fleet.nodes[usize::from(node.0)].name);
         if let Some((index, guest)) = fleet.guest(&row.session)
-            && guest.term <= row.term
+            && (guest.node == Some(node) || fleet.claim(guest) < claim)
+            && guest.opened <= row.end
         {
             self.remove_guest(index);
         }
@@ -254,9 +253,11 @@ impl Session {
         round: bool,
     ) -> bool {
         let holds_the_same = self.allocations.len() == allocations.len()
-            && self.allocations.iter().zip(allocations).all(|(one, other)| {
-                one.names(other) && one.held == other.held
-            });
+            && self
+                .allocations
+                .iter()
+                .zip(allocations)
+                .all(|(one, other)| one.names(other) && one.held == other.held);
         let Phase::Live { deadline, second } = &mut self.phase else { return false };
         if self.node != Some(node) || row.ended || row.end < *deadline || !holds_the_same {
             return false;

@@ -111,7 +111,7 @@ impl Fleet {
 
     /// What ends a session here that is displaced.
     fn end_here(&self, own: &Session, guest: &Session) -> Option<Event> {
-        if is_over(own, guest) {
+        if is_over(own, guest) || is_used_since(own, guest) {
             return Some(expired(own));
         }
         let (session, to) = (own.name(), self.home_of(guest)?);

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use key_server_core::{
-    KeyId, KeyRow, NodeKeyRow, NodeRows, SessionRef, SessionRow, SharedChanges,
-};
+use key_server_core::{KeyId, KeyRow, NodeKeyRow, NodeRows, SessionRef, SessionRow, SharedChanges};
 
 /// What one node published, as a whole reading finds it.
 #[derive(Clone, Debug, Default)]
@@ -65,10 +63,9 @@ impl Published {
         let sessions: Vec<_> = self.sessions.values().cloned().collect();
         let keys = keys.chunks(rows_max);
         let keys = keys.map(|keys| NodeRows { keys: keys.to_vec(), ..NodeRows::default() });
-        let sessions = sessions.chunks(rows_max).map(|sessions| NodeRows {
-            sessions: sessions.to_vec(),
-            ..NodeRows::default()
-        });
+        let sessions = sessions
+            .chunks(rows_max)
+            .map(|sessions| NodeRows { sessions: sessions.to_vec(), ..NodeRows::default() });
         keys.chain(sessions).collect()
     }
 }

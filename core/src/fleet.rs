@@ -89,6 +89,8 @@ struct Node {
     keys: HashMap<KeyId, NodeKey>,
     lifetime: Usage,
     sessions_live: usize,
+    /// Live ones, and ended ones that are to have their effect here.
+    sessions: usize,
     /// Turns over with each reading of the whole node.
     round: bool,
 }
@@ -177,7 +179,7 @@ impl State {
     /// The other nodes of which anything is known.
     pub fn node_totals(&self) -> Vec<NodeTotals> {
         let nodes = self.fleet.iter().flat_map(|fleet| &fleet.nodes);
-        let totals = nodes.map(|node| NodeTotals {
+        let totals = nodes.filter(|node| !node.is_empty()).map(|node| NodeTotals {
             node: Arc::clone(&node.name),
             sessions_live: node.sessions_live,
             window_tokens: node.window_tokens(self.now),
@@ -204,14 +206,17 @@ impl State {
         if *fleet.own == *name {
             return None;
         }
-        let known = fleet.nodes.iter().position(|node| *node.name == *name);
-        let place = known.unwrap_or(fleet.nodes.len());
-        if place >= NODES_MAX {
-            return None;
+        let place_of = |is_it: &dyn Fn(&Node) -> bool| fleet.nodes.iter().position(is_it);
+        if let Some(place) = place_of(&|node| *node.name == *name) {
+            return Some(NodeIndex(place as u16));
         }
-        if known.is_none() {
+        if fleet.nodes.len() < NODES_MAX {
             fleet.nodes.push(Node::new(name));
+            return Some(NodeIndex((fleet.nodes.len() - 1) as u16));
         }
+        // A node that went for good leaves its place.
+        let place = place_of(&|node| node.is_empty())?;
+        fleet.nodes[place] = Node::new(name);
         Some(NodeIndex(place as u16))
     }
 
@@ -245,8 +250,13 @@ impl Node {
             keys: HashMap::new(),
             lifetime: Usage::default(),
             sessions_live: 0,
+            sessions: 0,
             round: false,
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.sessions == 0
     }
 
     fn window_tokens(&self, now: Time) -> u64 {

@@ -12,6 +12,9 @@ use crate::session::{Allocation, Phase, Session, SessionIndex};
 use crate::state::State;
 use crate::time::Time;
 
+/// How many sessions of other nodes are kept; rows of more are passed over.
+const GUESTS_MAX: usize = 10_000_000;
+
 /// Models that other nodes speak of and no key of this node ever served.
 const POOLS_MAX: usize = 10_000;
 
@@ -105,6 +108,9 @@ impl State {
         round: bool,
     ) {
         let Some(fleet) = &mut self.fleet else { return };
+        if fleet.guests_live >= GUESTS_MAX {
+            return;
+        }
         let phase = Phase::Ended { at: row.end };
         let mut guest = Session::new(&row.session, row.user, row.opened, phase);
         (guest.term, guest.base, guest.node) = (row.term, row.base, Some(node));
@@ -112,6 +118,7 @@ impl State {
         guest.listed.set_round(round);
         let keys = guest.keys_held();
         let Some(index) = fleet.guests.insert(guest) else { return };
+        fleet.nodes[usize::from(node.0)].sessions += 1;
         if !row.ended {
             fleet.nodes[usize::from(node.0)].sessions_live += 1;
             fleet.guests_live += 1;
@@ -128,11 +135,14 @@ impl State {
         let Some(fleet) = &mut self.fleet else { return };
         let Some(guest) = fleet.guests.get(index) else { return };
         let (node, phase, keys) = (guest.node, guest.phase, guest.keys_held());
+        let is_live = matches!(phase, Phase::Live { .. });
+        if let Some(node) = node {
+            let node = &mut fleet.nodes[usize::from(node.0)];
+            node.sessions -= 1;
+            node.sessions_live -= usize::from(is_live);
+        }
         if let Phase::Live { second, .. } = phase {
             fleet.guests_live -= 1;
-            if let Some(node) = node {
-                fleet.nodes[usize::from(node.0)].sessions_live -= 1;
-            }
             if let Some(second) = second {
                 fleet.deadlines.remove(&mut fleet.guests, index, second);
             }

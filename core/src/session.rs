@@ -1,12 +1,12 @@
 use std::hash::{BuildHasher, RandomState};
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::changes::Listed;
-use crate::deadlines::{Chain, Linked, Links};
+use crate::deadlines::{Chain, Due, Linked, Links};
 use crate::event::{Event, SessionRef};
 use crate::fleet::NodeIndex;
 use crate::key::{KeyIndex, Usage};
@@ -42,9 +42,9 @@ pub(crate) struct Allocation {
 /// Whether a session is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// In use until the deadline. Kept under `second` among the deadlines, or
-    /// among the overdue ones when there is none.
-    Live { deadline: Time, second: Option<NonZeroU64> },
+    /// In use until the deadline. Kept under `due` among the deadlines, or
+    /// among the overdue ones when that is none.
+    Live { deadline: Time, due: Due },
     /// Released or expired; remembered for late usage.
     Ended { at: Time },
 }
@@ -69,6 +69,8 @@ pub(crate) struct Session {
     /// Where it lives, for a session of another node.
     pub(crate) node: Option<NodeIndex>,
 }
+
+const _: () = assert!(size_of::<Session>() <= 104, "there are millions of them");
 
 impl Session {
     pub(crate) fn new(session: &SessionRef, user: i32, opened: Time, phase: Phase) -> Self {

@@ -122,9 +122,9 @@ impl State {
         if !row.ended {
             fleet.nodes[usize::from(node.0)].sessions_live += 1;
             fleet.guests_live += 1;
-            let second = fleet.deadlines.push(&mut fleet.guests, index, row.end);
+            let due = fleet.deadlines.push(&mut fleet.guests, index, row.end);
             if let Some(guest) = fleet.guests.get_mut(index) {
-                guest.phase = Phase::Live { deadline: row.end, second };
+                guest.phase = Phase::Live { deadline: row.end, due };
             }
         }
         self.count_holders(&keys, |holders| holders.saturating_add(1));
@@ -141,9 +141,9 @@ impl State {
             node.sessions -= 1;
             node.sessions_live -= usize::from(is_live);
         }
-        if let Phase::Live { second, .. } = phase {
+        if let Phase::Live { due, .. } = phase {
             fleet.guests_live -= 1;
-            if let Some(second) = second {
+            if let Some(second) = due.second() {
                 fleet.deadlines.remove(&mut fleet.guests, index, second);
             }
         }
@@ -236,9 +236,9 @@ impl Fleet {
 
     fn look_later(&mut self, index: SessionIndex, second: std::num::NonZeroU64, deadline: Time) {
         self.deadlines.remove(&mut self.guests, index, second);
-        let second = self.deadlines.push(&mut self.guests, index, deadline);
+        let due = self.deadlines.push(&mut self.guests, index, deadline);
         if let Some(guest) = self.guests.get_mut(index) {
-            guest.phase = Phase::Live { deadline, second };
+            guest.phase = Phase::Live { deadline, due };
         }
     }
 }
@@ -268,11 +268,11 @@ impl Session {
                 .iter()
                 .zip(allocations)
                 .all(|(one, other)| one.names(other) && one.held == other.held);
-        let Phase::Live { deadline, second } = &mut self.phase else { return false };
+        let Phase::Live { deadline, .. } = &mut self.phase else { return false };
         if self.node != Some(node) || row.ended || row.end < *deadline || !holds_the_same {
             return false;
         }
-        (*deadline, *second) = (row.end, *second);
+        *deadline = row.end;
         (self.user, self.opened, self.term, self.base) = (row.user, row.opened, row.term, row.base);
         self.allocations.clone_from_slice(allocations);
         self.listed.set_round(round);

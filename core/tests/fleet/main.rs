@@ -30,7 +30,7 @@ type Seen = BTreeMap<&'static str, u64>;
 
 #[test]
 fn nodes_that_hear_of_each_other_late_or_not_at_all_agree_in_the_end() {
-    let seen = run_all(Weather::Rough, 8_000, 60);
+    let seen = run_all(Weather::Rough, 20_000, 60);
     for what in [
         "moved in",
         "moved out",
@@ -51,7 +51,7 @@ fn nodes_that_hear_of_each_other_late_or_not_at_all_agree_in_the_end() {
 
 #[test]
 fn nodes_that_hear_of_each_other_at_once_work_as_one() {
-    run_all(Weather::Calm, 400, 40);
+    run_all(Weather::Calm, 1_500, 40);
 }
 
 fn run(weather: Weather, seed: u64, operations: usize, prints: bool) -> Seen {

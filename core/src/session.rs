@@ -112,6 +112,7 @@ impl Session {
     pub(crate) fn next_term(&mut self, opened: Option<Time>) {
         let second = opened.map_or(0, Time::second);
         self.term = self.term.saturating_add(1).max(second);
+        self.listed.set_taken_back(0);
     }
 
     pub(crate) fn holds(&self, key: KeyIndex) -> bool {

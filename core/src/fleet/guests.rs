@@ -163,8 +163,10 @@ impl State {
     /// What a session of another node holds or gave back, of keys that are
     /// known here.
     fn known_allocations(&mut self, row: &SessionRow) -> Vec<Allocation> {
+        // Sessions that became one hold what both held.
+        let allocations_max = self.rules.session_allocations_max.saturating_mul(8);
         let mut allocations: Vec<Allocation> = Vec::new();
-        for one in row.allocations.iter().take(self.rules.session_allocations_max) {
+        for one in row.allocations.iter().take(allocations_max) {
             let Some((key, _)) = self.key(one.key) else { continue };
             let Some(pool) = self.pool_elsewhere(&one.model) else { continue };
             let held = one.held && !row.ended;

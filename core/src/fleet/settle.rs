@@ -10,6 +10,10 @@ use crate::session::{Allocation, Session};
 use crate::state::{Decide, Decision, State};
 use crate::time::Time;
 
+/// How often a session is taken back for keys that another node does not name.
+/// It may not know them, and would take the session back for its own.
+const TAKEN_BACK_MAX: u8 = 4;
+
 /// Decide where sessions live that other nodes speak of, too.
 #[derive(Clone, Debug)]
 pub struct Settle {
@@ -42,11 +46,14 @@ impl Settle {
         }
         let is_there = guest.live_until(now).is_some();
         let is_wanted = self.wanted && is_there;
+        let is_over = |own: &Session| own.live_until(now.min(guest.opened)).is_none();
         let goes_on = |own: &&Session| own.live_until(now).is_some() || is_there;
-        let used = live.filter(goes_on).filter(|own| !is_over(own, guest));
+        let used = live.filter(goes_on).filter(|own| !is_over(own));
         let used = used.filter(|own| is_wanted || is_used_since(own, guest));
-        let gone = live.filter(|_| used.is_none());
-        let gone = gone.and_then(|own| fleet.end_here(own, guest));
+        let gone = live.filter(|_| used.is_none()).and_then(|own| {
+            let is_expired = is_over(own) || is_used_since(own, guest);
+            if is_expired { Some(expired(own)) } else { fleet.moved_out(own, guest) }
+        });
         let comes = used.is_some() || is_wanted;
         let term = own.map_or(0, |own| own.term);
         let came = comes.then(|| move_in(state, (now, term), used, guest));
@@ -54,16 +61,13 @@ impl Settle {
     }
 }
 
-/// Whether the time of a session was over here when it was opened there.
-fn is_over(own: &Session, guest: &Session) -> bool {
-    own.live_until(guest.opened).is_none()
-}
-
 /// Whether keys were drawn here since the other node took the session: they
-/// are not known there, and would be lost.
+/// are not known there, and would be lost. The other node may have taken it
+/// from a third one, where its term was larger than it is here.
 fn is_used_since(own: &Session, guest: &Session) -> bool {
-    let held = own.allocations.iter().filter(|allocation| allocation.held);
-    own.term > guest.base || held.into_iter().any(|one| !guest.mentions(one))
+    let mut held = own.allocations.iter().filter(|allocation| allocation.held);
+    let may_take = own.listed.taken_back() < TAKEN_BACK_MAX;
+    own.term > guest.base || (may_take && held.any(|one| !guest.mentions(one)))
 }
 
 /// The session lives here from now on, with what it holds there and here, in a
@@ -109,11 +113,7 @@ impl Fleet {
         self.claim(guest) > (own.term, &*self.own)
     }
 
-    /// What ends a session here that is displaced.
-    fn end_here(&self, own: &Session, guest: &Session) -> Option<Event> {
-        if is_over(own, guest) || is_used_since(own, guest) {
-            return Some(expired(own));
-        }
+    fn moved_out(&self, own: &Session, guest: &Session) -> Option<Event> {
         let (session, to) = (own.name(), self.home_of(guest)?);
         Some(Event::SessionMovedOut(SessionMovedOut { session, to, term: guest.term }))
     }
@@ -166,7 +166,8 @@ impl State {
             Some(index) => index,
             None => self.insert_session(&moved.session, moved.user, at),
         };
-        if !self.sessions.get(index).is_some_and(Session::is_live) {
+        let is_back = self.sessions.get(index).is_some_and(Session::is_live);
+        if !is_back {
             self.open(index, moved.user, moved.opened, moved.deadline);
         }
         self.renew(index, moved.deadline);
@@ -182,6 +183,8 @@ impl State {
         }
         if let Some(session) = self.sessions.get_mut(index) {
             (session.term, session.base) = (moved.term, moved.base);
+            let times = if is_back { session.listed.taken_back() + 1 } else { 0 };
+            session.listed.set_taken_back(times);
         }
         self.session_changed(index);
         self.forget_guest(&moved.session);

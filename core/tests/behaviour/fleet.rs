@@ -129,7 +129,7 @@ impl Fleet {
 
     /// Everybody tells, learns and settles until nothing moves.
     fn settle_all(&mut self) {
-        for _ in 0..8 {
+        for _ in 0..12 {
             NAMES.iter().for_each(|name| self.tell(name));
             if NAMES.iter().map(|name| self.settle(name)).sum::<usize>() == 0 {
                 return;
@@ -475,6 +475,30 @@ fn what_was_drawn_while_the_session_moved_on_is_not_lost() {
     let held = fleet.held("b", "s");
     let all = first.iter().chain(&there).chain(&here);
     assert!(all.into_iter().all(|key| held.contains(key)), "{here:?} are not among {held:?}");
+}
+
+#[test]
+fn nodes_that_do_not_know_each_others_keys_do_not_pull_a_session_to_and_fro() {
+    let mut fleet = fleet(0);
+    fleet.node("a").sync(&[key(0, &[MODEL])]);
+    fleet.node("b").sync(&[key(1, &[MODEL])]);
+    fleet.select("a", "s", &[MODEL], 1);
+    fleet.select("b", "s", &[MODEL], 1);
+    fleet.settle_all();
+    assert_eq!(fleet.homes("s").len(), 1);
+}
+
+#[test]
+fn a_session_opened_in_the_far_future_ends_none() {
+    let mut fleet = fleet(1);
+    fleet.select("a", "s", &[MODEL], 1);
+    let mut rows = fleet.publish("a");
+    let row = &mut rows.sessions[0];
+    (row.opened, row.end) = (Time::from_ms(u64::MAX), Time::from_ms(u64::MAX));
+    (row.term, row.allocations) = (u32::MAX, Vec::new());
+    fleet.node("a").state.learn("b", &rows);
+    assert_eq!((fleet.settle("a"), fleet.expiries("a")), (1, 0));
+    assert_eq!((fleet.homes("s").as_str(), fleet.held("a", "s").len()), ("a", 1));
 }
 
 #[test]

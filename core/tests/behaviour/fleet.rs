@@ -252,6 +252,45 @@ fn tokens_of_other_nodes_count_in_the_tier_and_leave_the_window() {
 }
 
 #[test]
+fn tokens_of_other_nodes_come_and_go_for_hours() {
+    let mut fleet = fleet(1);
+    let first = minute("0:00:00");
+    for now in first..first + 200 {
+        fleet.clock(&format!("0:{}:00", now - first));
+        let window = (first.max(now - 59)..=now).map(|minute| (minute, 7)).collect();
+        let rows = rows_of_keys(vec![NodeKeyRow { window, ..key_row(0) }]);
+        fleet.node("b").state.learn("a", &rows);
+        let tokens = u64::from((now - first + 1).min(60)) * 7;
+        assert_eq!(fleet.state("b").key_stats(key_id(0)).unwrap().window_tokens, tokens);
+        fleet.node("c").state.learn("a", &rows_of_keys(rows.keys));
+        if now % 3 == 0 {
+            fleet.node("b").state.learn("a", &rows_of_keys(vec![key_row(0)]));
+        }
+    }
+    fleet.clock("0:259:00");
+    assert_eq!(fleet.state("c").totals_everywhere().window_tokens, 0);
+}
+
+#[test]
+fn nodes_that_went_for_good_leave_their_places_to_others() {
+    let mut fleet = fleet(1);
+    fleet.select("a", "s", &[MODEL], 1);
+    let rows = fleet.publish("a");
+    let state = &mut fleet.node("b").state;
+    for number in 0..3_000 {
+        let name = format!("n{number}");
+        state.learn(&name, &rows);
+        assert_eq!(state.key_stats(key_id(0)).unwrap().holders, 1, "{name}");
+        state.learn_all(&name);
+        let mut place = Some(0);
+        while let Some(next) = place {
+            place = state.learned_all(&name, next, 9);
+        }
+        assert_eq!(state.node_totals(), []);
+    }
+}
+
+#[test]
 fn a_cooldown_of_another_node_holds_here_and_is_not_published_again() {
     use KeyState::{Cooling, Usable};
     let rules = Rules { cooldown_max: std::time::Duration::from_secs(600), ..Rules::default() };
@@ -419,8 +458,9 @@ fn a_session_released_before_anybody_knew_that_it_had_moved_ends_everywhere() {
     fleet.tell("a");
     assert_eq!(fleet.release("b", "s", ReleaseScope::Session), 1);
     assert_eq!(fleet.homes("s"), "a", "nobody has told it");
-    fleet.tell("b");
-    assert_eq!(fleet.node("a").state.take_displaced(), [session("s")]);
+    let end = fleet.publish("b");
+    (0..3).for_each(|_| fleet.node("a").state.learn("b", &end));
+    assert_eq!(fleet.node("a").state.take_displaced(), [session("s")], "once");
     let Ok(moved) = fleet.run("a", &Settle { sessions: vec![session("s")], wanted: false });
     assert_eq!(moved, 1);
     assert_eq!(fleet.homes("s"), "");
@@ -461,7 +501,7 @@ fn two_nodes_drew_at_once_and_nothing_is_lost() {
 
 #[test]
 fn what_was_drawn_while_the_session_moved_on_is_not_lost() {
-    let mut fleet = fleet(9);
+    let mut fleet = fleet(60);
     let first = fleet.select("a", "s", &[MODEL], 1);
     fleet.tell("a");
     // At b it draws so much that its term there is above that of a.

@@ -143,6 +143,8 @@ impl State {
     }
 
     /// Takes in what `node` published. Rows of this node itself are passed over.
+    /// What a session holds of a key that is not known here counts when its row
+    /// comes again after the key.
     pub fn learn(&mut self, node: &str, rows: &NodeRows) {
         let Some(node) = self.node_place(node) else { return };
         for row in &rows.keys {

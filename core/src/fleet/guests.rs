@@ -52,15 +52,8 @@ impl State {
         {
             return false;
         }
-        let Some(own) = self.session(&row.session) else { return true };
-        let own_claim = (own.term, &*fleet.own);
-        match own.phase {
-            Phase::Live { .. } => claim > own_claim && (!row.ended || row.end >= own.opened),
-            // Where it came from, they may not know of its end yet.
-            Phase::Ended { at } => {
-                row.ended || own.base == 0 || claim > own_claim || row.opened > at
-            }
-        }
+        let own = self.session(&row.session);
+        own.is_none_or(|own| says_more(row, claim, own, (own.term, &fleet.own)))
     }
 
     /// A session that came to another node was ended there.
@@ -122,10 +115,7 @@ impl State {
         if !row.ended {
             fleet.nodes[usize::from(node.0)].sessions_live += 1;
             fleet.guests_live += 1;
-            let due = fleet.deadlines.push(&mut fleet.guests, index, row.end);
-            if let Some(guest) = fleet.guests.get_mut(index) {
-                guest.phase = Phase::Live { deadline: row.end, due };
-            }
+            fleet.look_at(index, row.end);
         }
         self.count_holders(&keys, |holders| holders.saturating_add(1));
     }
@@ -238,10 +228,23 @@ impl Fleet {
 
     fn look_later(&mut self, index: SessionIndex, second: std::num::NonZeroU64, deadline: Time) {
         self.deadlines.remove(&mut self.guests, index, second);
+        self.look_at(index, deadline);
+    }
+
+    fn look_at(&mut self, index: SessionIndex, deadline: Time) {
         let due = self.deadlines.push(&mut self.guests, index, deadline);
         if let Some(guest) = self.guests.get_mut(index) {
             guest.phase = Phase::Live { deadline, due };
         }
+    }
+}
+
+/// Whether a row says more than what happened to the session here.
+fn says_more(row: &SessionRow, claim: Claim<'_>, own: &Session, own_claim: Claim<'_>) -> bool {
+    match own.phase {
+        Phase::Live { .. } => claim > own_claim && (!row.ended || row.end >= own.opened),
+        // Where it came from, they may not know of its end yet.
+        Phase::Ended { at } => row.ended || own.base == 0 || claim > own_claim || row.opened > at,
     }
 }
 

@@ -44,21 +44,27 @@ impl Settle {
         if live.is_some_and(|live| !fleet.is_displaced(live, guest)) {
             return Vec::new();
         }
-        let is_there = guest.live_until(now).is_some();
-        let is_wanted = self.wanted && is_there;
-        let is_over = |own: &Session| own.live_until(now.min(guest.opened)).is_none();
-        let goes_on = |own: &&Session| own.live_until(now).is_some() || is_there;
-        let used = live.filter(goes_on).filter(|own| !is_over(own));
+        let is_wanted = self.wanted && guest.live_until(now).is_some();
+        let used = live.filter(|own| goes_on(now, own, guest));
         let used = used.filter(|own| is_wanted || is_used_since(own, guest));
-        let gone = live.filter(|_| used.is_none()).and_then(|own| {
-            let is_expired = is_over(own) || is_used_since(own, guest);
-            if is_expired { Some(expired(own)) } else { fleet.moved_out(own, guest) }
-        });
+        let gone = live.filter(|_| used.is_none());
+        let gone = gone.and_then(|own| fleet.end_here(now, own, guest));
         let comes = used.is_some() || is_wanted;
         let term = own.map_or(0, |own| own.term);
         let came = comes.then(|| move_in(state, (now, term), used, guest));
         gone.into_iter().chain(came).collect()
     }
+}
+
+/// Whether a session that lives here and there is one: it goes on until now,
+/// and its time was not over here when it was opened there.
+fn goes_on(now: Time, own: &Session, guest: &Session) -> bool {
+    let is_live = own.live_until(now).is_some() || guest.live_until(now).is_some();
+    is_live && !is_over(now, own, guest)
+}
+
+fn is_over(now: Time, own: &Session, guest: &Session) -> bool {
+    own.live_until(now.min(guest.opened)).is_none()
 }
 
 /// Whether keys were drawn here since the other node took the session: they
@@ -113,7 +119,11 @@ impl Fleet {
         self.claim(guest) > (own.term, &*self.own)
     }
 
-    fn moved_out(&self, own: &Session, guest: &Session) -> Option<Event> {
+    /// What ends a session here that is displaced.
+    fn end_here(&self, now: Time, own: &Session, guest: &Session) -> Option<Event> {
+        if is_over(now, own, guest) || is_used_since(own, guest) {
+            return Some(expired(own));
+        }
         let (session, to) = (own.name(), self.home_of(guest)?);
         Some(Event::SessionMovedOut(SessionMovedOut { session, to, term: guest.term }))
     }

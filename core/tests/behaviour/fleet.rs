@@ -368,6 +368,18 @@ fn rows_of_unknown_keys_count_when_the_key_comes() {
 }
 
 #[test]
+fn holders_of_unknown_keys_count_when_their_row_comes_again() {
+    let mut fleet = fleet(0);
+    fleet.node("a").sync(&keys(1));
+    fleet.select("a", "s", &[MODEL], 1);
+    fleet.tell("a");
+    fleet.node("b").sync(&keys(1));
+    assert_eq!(fleet.holders("b", 0), 0);
+    fleet.read("b", "a");
+    assert_eq!(fleet.holders("b", 0), 1);
+}
+
+#[test]
 fn buckets_of_a_clock_that_goes_before_count_now_and_nonsense_does_not() {
     let mut fleet = fleet(1);
     fleet.clock("2:00:00");

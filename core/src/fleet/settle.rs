@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use super::Fleet;
 use crate::event::{
@@ -13,6 +14,9 @@ use crate::time::Time;
 /// How often a session is taken back for keys that another node does not name.
 /// It may not know them, and would take the session back for its own.
 const TAKEN_BACK_MAX: u8 = 4;
+
+/// How far apart two nodes may have one instant.
+const TIMELINES_APART_MAX: Duration = Duration::from_secs(1);
 
 /// Decide where sessions live that other nodes speak of, too.
 #[derive(Clone, Debug)]
@@ -73,7 +77,10 @@ fn is_over(now: Time, own: &Session, guest: &Session) -> bool {
 fn is_used_since(own: &Session, guest: &Session) -> bool {
     let mut held = own.allocations.iter().filter(|allocation| allocation.held);
     let may_take = own.listed.taken_back() < TAKEN_BACK_MAX;
-    own.term > guest.base || (may_take && held.any(|one| !guest.mentions(one)))
+    // What was given back in an earlier period of use says nothing of this one.
+    let is_one_period = guest.opened.after(TIMELINES_APART_MAX) >= own.opened;
+    let is_known = |one: &Allocation| guest.mentions(one, is_one_period);
+    own.term > guest.base || (may_take && held.any(|one| !is_known(one)))
 }
 
 /// The session lives here from now on, with what it holds there and here, in a
@@ -130,9 +137,9 @@ impl Fleet {
 }
 
 impl Session {
-    /// Whether the allocation is known, held or given back.
-    fn mentions(&self, allocation: &Allocation) -> bool {
-        self.allocations.iter().any(|one| one.names(allocation))
+    /// Whether the allocation is held, or was given back, if that counts.
+    fn mentions(&self, allocation: &Allocation, given_back: bool) -> bool {
+        self.allocations.iter().any(|one| one.names(allocation) && (one.held || given_back))
     }
 }
 

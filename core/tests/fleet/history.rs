@@ -329,11 +329,12 @@ impl History {
 
     // Mishaps.
 
-    /// The ledger is all that is left of a node, and the others are to read
-    /// anew what it tells.
+    /// What is durable is all that is left of a node, and the others are to
+    /// read anew what it tells.
     fn start_again(&mut self, node: usize) {
         self.print(&format_args!("{}: node-{node} starts again", self.clock));
-        self.present(node).start_again();
+        let from_rows = self.random.chance(50);
+        self.present(node).start_again(from_rows);
         self.store[node] = Published::default();
         for ((from, to), road) in &mut self.roads {
             if *to == node || *from == node {
@@ -427,7 +428,7 @@ fn random_rules(random: &mut Random) -> Rules {
             90_500,
         ])),
         ended_session_ttl: Duration::from_millis(random.one_of(&[2 * HOUR_MS, 24 * HOUR_MS])),
-        ended_sessions_max: random.one_of(&[0, 1, 100, 100]),
+        ended_sessions_max: random.one_of(&[0, 100, 100]),
         max_holders: random.one_of(&[0, 0, 2]),
         ..Rules::default()
     }

@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use key_server_core::{
-    Decide, Event, Expire, KeyId, KeyRow, ModelName, NodeRows, Rules, SessionRef, SessionRow,
-    SessionStats, Settle, State, Time,
+    Decide, Event, Expire, KeyId, KeyRow, ModelName, NodeRows, Restore, Rules, SessionRef,
+    SessionRow, SessionStats, Settle, State, Time,
 };
 
 use crate::store::{Published, node_rows};
@@ -33,10 +33,19 @@ impl Node {
         state
     }
 
-    /// Everything but the ledger is lost.
-    pub(crate) fn start_again(&mut self) {
-        self.state = self.fold();
+    /// Everything is lost but the ledger, or but the rows of a projection.
+    pub(crate) fn start_again(&mut self, from_rows: bool) {
+        self.state = if from_rows { self.restore() } else { self.fold() };
         self.state.join_fleet(&self.name);
+    }
+
+    fn restore(&self) -> State {
+        let (keys, sessions) = self.state.rows();
+        let mut restore = Restore::new(self.rules.clone(), self.state.now());
+        keys.iter().for_each(|key| restore.key(key).expect("each key stands once"));
+        let sessions = sessions.iter().map(|session| restore.session(session));
+        sessions.for_each(|added| added.expect("each session stands once"));
+        restore.finish()
     }
 
     /// Decides and applies; answers with the events, too.

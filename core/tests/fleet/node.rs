@@ -113,6 +113,7 @@ impl Node {
     pub(crate) fn rows(state: &State) -> (Vec<KeyRow>, Vec<SessionRow>) {
         let (mut keys, mut sessions) = state.rows();
         keys.sort_by_key(|row| row.facts.key);
+        keys.iter_mut().for_each(|row| row.cooling.sort());
         sessions.sort_by(|one, other| one.session.cmp(&other.session));
         (keys, sessions)
     }

@@ -51,6 +51,8 @@ struct SessionValue<'row> {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     holds: BTreeMap<Cow<'row, str>, Vec<String>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    gave: BTreeMap<Cow<'row, str>, Vec<String>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     spent: BTreeMap<Cow<'row, str>, BTreeMap<String, UsageValue>>,
 }
 
@@ -95,12 +97,19 @@ pub(crate) fn key_value(row: &KeyRow, offset: Offset) -> String {
     })
 }
 
-/// The value of a session; what it gave back is left out.
+/// The value of a session. What it gave back is of use only where it came from.
 pub(crate) fn session_value(row: &SessionRow, offset: Offset) -> String {
     let mut holds: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let mut spent: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    let held = row.allocations.iter().filter(|allocation| allocation.held && !row.ended);
-    for allocation in held {
+    let mut gave: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for allocation in &row.allocations {
+        if !allocation.held {
+            let model = Cow::from(allocation.model.as_str());
+            if row.base > 0 {
+                gave.entry(model).or_default().push(allocation.key.to_string());
+            }
+            continue;
+        }
         let (model, key) = (Cow::from(allocation.model.as_str()), allocation.key.to_string());
         let usage = UsageValue::from(allocation.usage);
         if usage != UsageValue::default() {
@@ -111,7 +120,7 @@ pub(crate) fn session_value(row: &SessionRow, offset: Offset) -> String {
     let (opened, end) = (offset.to_fleet(row.opened), offset.to_fleet(row.end));
     let (ends, ended) = if row.ended { (None, Some(end)) } else { (Some(end), None) };
     let (user, term, base) = (row.user, row.term, row.base);
-    json(&SessionValue { user, opened, ends, ended, term, base, holds, spent })
+    json(&SessionValue { user, opened, ends, ended, term, base, holds, gave, spent })
 }
 
 /// The key that id and value stand for.
@@ -169,6 +178,14 @@ fn allocations(value: &SessionValue<'_>) -> Result<Vec<AllocationRow>, String> {
             let usage = usage.copied().unwrap_or_default().into();
             let key: KeyId = key.parse().map_err(|error: IdError| error.to_string())?;
             rows.push(AllocationRow { key, model: model.clone(), held: true, usage });
+        }
+    }
+    for (name, keys) in &value.gave {
+        let model = model(name)?;
+        for key in keys {
+            let key: KeyId = key.parse().map_err(|error: IdError| error.to_string())?;
+            let usage = Usage::default();
+            rows.push(AllocationRow { key, model: model.clone(), held: false, usage });
         }
     }
     Ok(rows)
@@ -274,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_comes_back_without_what_it_gave_back() {
+    fn what_a_session_gave_back_comes_back_only_where_it_came_from_elsewhere() {
         let allocation = |n: u8, held| AllocationRow {
             key: KeyId::from_digest(&[n; 32]),
             model: "openai/gpt-4o".parse().unwrap(),
@@ -289,16 +306,17 @@ mod tests {
             ended: false,
             term: 3,
             base: 2,
-            allocations: vec![allocation(1, true), allocation(2, true), allocation(3, false)],
+            allocations: vec![allocation(2, true), allocation(1, false)],
         };
         let name = session_name(&row.session);
-        let read = session_row(&name, &session_value(&row, HOUR), HOUR).unwrap();
-        row.allocations.pop();
-        assert_eq!(read, row);
+        let read = |row: &SessionRow| session_row(&name, &session_value(row, HOUR), HOUR).unwrap();
+        assert_eq!(read(&row), row);
         row.ended = true;
-        let read = session_row(&name, &session_value(&row, HOUR), HOUR).unwrap();
-        row.allocations.clear();
-        assert_eq!(read, row);
+        assert_eq!(read(&row), row);
+        (row.base, row.ended) = (0, false);
+        let came_back = read(&row);
+        row.allocations.pop();
+        assert_eq!(came_back, row);
     }
 
     #[test]

@@ -61,7 +61,9 @@ pub(crate) fn every_key_and_field_is_on_the_page_and_nothing_else_is() {
     let key = value("keys:keys:{one}", &key_id(1).to_string());
     assert_eq!(members(&key), documented("A key"));
     let session = value("keys:sessions:{one}", "1000/session-of-tests-0001");
-    assert_eq!(members(&session), documented("A session"));
+    let ended = value("keys:sessions:{one}", "1000/session-of-tests-0002");
+    let fields: BTreeSet<String> = &members(&session) | &members(&ended);
+    assert_eq!(fields, documented("A session"));
     assert_eq!(members(&session["spent"]["openai/gpt-4o"][key_id(1).to_string()]).len(), 5);
     let channels: BTreeSet<String> = server.ask(&["PUBSUB", "CHANNELS"]).unwrap();
     let channels = channels.into_iter().map(|name| name.replace(":one", ":<node>"));
@@ -80,9 +82,12 @@ fn everything(node: &Node) -> Changes {
     key.lifetime.tokens.cached_input = 7;
     key.cooling = vec![(model(), now)];
     let mut session = session(1, &[1], now);
-    session.term = 1;
+    (session.term, session.base) = (2, 1);
     session.allocations[0].usage = Usage { ..key.lifetime };
-    Changes { keys: vec![key], sessions: vec![session], ..Changes::default() }
+    let mut ended = session.clone();
+    (ended.session, ended.ended) = (session_ref(2), true);
+    ended.allocations[0].held = false;
+    Changes { keys: vec![key], sessions: vec![session, ended], ..Changes::default() }
 }
 
 /// Figures of this test stand on the page.

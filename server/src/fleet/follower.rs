@@ -166,20 +166,19 @@ impl Follower {
         }
     }
 
-    /// Reads a node as a whole.
+    /// Reads a node as a whole. Nothing is learned from a reading that breaks
+    /// off: what is known stays.
     async fn read(&mut self, node: &Arc<str>) -> Result<(), ProjectionError> {
-        let engine = Arc::clone(&self.engine);
-        engine.learn_all(node);
-        let mut learn = |rows: NodeRows| engine.learn(node, rows);
-        match self.fleet.port.read(node, &mut learn).await? {
-            Some(seq) => {
-                engine.learned_all(node);
-                self.applied.insert(Arc::clone(node), seq);
-            }
-            None => {
-                self.applied.remove(node);
-            }
-        }
+        let mut pages = Vec::new();
+        let mut keep = |rows: NodeRows| pages.push(rows);
+        let Some(seq) = self.fleet.port.read(node, &mut keep).await? else {
+            self.applied.remove(node);
+            return Ok(());
+        };
+        self.engine.learn_all(node);
+        pages.into_iter().for_each(|rows| self.engine.learn(node, rows));
+        self.engine.learned_all(node);
+        self.applied.insert(Arc::clone(node), seq);
         Ok(())
     }
 }

@@ -183,14 +183,14 @@ fn every_bad_row_is_named_and_no_secret_is() {
 fn settings_that_cannot_be_used_stop_a_start() {
     check(&[
         Case {
-            name: "Vault",
+            name: "Vault without a sign-in",
             arrange: |home| home.with("VAULT_ADDR", "http://127.0.0.1:8200"),
-            texts: &["VAULT_ADDR is set, but this version cannot use it", "unset VAULT_ADDR"],
+            texts: &["VAULT_ADDR is set, but nothing to sign in with", "unset VAULT_ADDR"],
         },
         Case {
-            name: "Redis",
-            arrange: |home| home.with("KEY_SERVER_REDIS_URL", "redis://127.0.0.1"),
-            texts: &["KEY_SERVER_REDIS_URL is set, but this version cannot use it"],
+            name: "an address that is none of Redis",
+            arrange: |home| home.with("KEY_SERVER_REDIS_URL", "http://me:sk-fake-93kq7@host"),
+            texts: &["KEY_SERVER_REDIS_URL cannot be used", "rediss:// (TLS)"],
         },
         Case {
             name: "many problems",

@@ -40,8 +40,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Lines after the first are details.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), details: Vec::new(), hints: Vec::new() }
+        let message = message.into();
+        let mut lines = message.lines().filter(|line| !line.is_empty()).map(str::to_owned);
+        let message = lines.next().unwrap_or_default();
+        Self { exit, message, details: lines.collect(), hints: Vec::new() }
     }
 
     /// The answer is no.
@@ -78,6 +82,13 @@ impl From<io::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_after_the_first_are_details() {
+        let failure = Failure::no("no permission. The policy:\n\npath \"a\" {}\npath \"b\" {}\n");
+        assert_eq!(failure.message, "no permission. The policy:");
+        assert_eq!(failure.details, ["path \"a\" {}", "path \"b\" {}"]);
+    }
 
     #[test]
     fn a_closed_pipe_is_not_worth_a_word() {

@@ -99,7 +99,8 @@ up() {
     else
         local vault
         vault=$(testkit/vault-build/build.sh)
-        VAULT_DEV_ROOT_TOKEN_ID="$VAULT_TOKEN" start vault "$vault" server -dev "-dev-listen-address=127.0.0.1:$vault_port" -dev-no-store-token
+        VAULT_DEV_ROOT_TOKEN_ID="$VAULT_TOKEN" start vault "$vault" server -dev \
+            "-dev-listen-address=127.0.0.1:$vault_port" -dev-no-store-token
         await vault vault_answers
         echo "vault: started at $VAULT_ADDR, in dev mode (in memory)"
     fi

@@ -36,8 +36,7 @@ pub(crate) struct Node {
 impl Fleet {
     /// So many nodes with the same keys, which know each other.
     pub(crate) async fn start(place: &Place, nodes: usize, keys: usize) -> anyhow::Result<Self> {
-        let settings = [];
-        Self::start_with(place, nodes, keys, &settings).await
+        Self::start_with(place, nodes, keys, &[]).await
     }
 
     /// The same, with further settings by their variables.
@@ -101,7 +100,13 @@ impl Node {
         Target::connect(&self.home.socket(), self.daemon.server.pid()).await
     }
 
-    /// The last event that the others were told of, and may have forgotten.
+    /// The last event in its ledger.
+    pub(crate) async fn position(&self) -> anyhow::Result<i64> {
+        let health = self.daemon.client.clone().health(v1::HealthRequest {}).await?;
+        Ok(health.into_inner().ledger_position)
+    }
+
+    /// The last event that the others were told of; -1 when Redis knows of none.
     pub(crate) fn told(&self, redis: &RedisServer) -> anyhow::Result<i64> {
         let name = format!("keys:node:{{{}}}", self.id);
         let seq: Option<i64> = redis.ask(&["HGET", &name, "seq"])?;

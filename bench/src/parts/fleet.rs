@@ -61,12 +61,12 @@ async fn throughput(place: &Place) -> anyhow::Result<Vec<Row>> {
 async fn round(fleet: &Fleet, shared: &Target, alone: &Target) -> anyhow::Result<Round> {
     let node = &fleet.nodes[0];
     let load = async |target: &Target, deed| target.load(deed, IN_FLIGHT, ROUND).await;
-    let before = redis::commands(&fleet.redis)?;
+    let (before, first) = (redis::commands(&fleet.redis)?, node.position().await?);
     let on = load(shared, Deed::Select).await?;
+    let (after, last) = (redis::commands(&fleet.redis)?, node.position().await?);
     let told_after = node.settle(&fleet.redis).await?;
-    let after = redis::commands(&fleet.redis)?;
-    // The tenth that warms up is told as well.
-    let selects = on.calls_per_second * ROUND.as_secs_f64() * 1.1;
+    // Each select is one event.
+    let selects = (last - first) as f64;
     let commands = Commands {
         all: (after.all - before.all) / selects,
         scripts: (after.scripts - before.scripts) / selects,

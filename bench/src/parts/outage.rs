@@ -56,7 +56,7 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     fleet.redis.kill()?;
     tokio::time::sleep(without).await;
     fleet.redis = resumed(fleet.redis).await?;
-    let caught_up_in = catch_up(&mut fleet).await?;
+    let caught_up_in = catch_up(&fleet).await?;
     while let Some(ended) = load.join_next().await {
         ended??;
     }
@@ -146,10 +146,10 @@ async fn resumed(mut redis: RedisServer) -> anyhow::Result<RedisServer> {
 }
 
 /// How long until all that happened before this moment has been told.
-async fn catch_up(fleet: &mut Fleet) -> anyhow::Result<Duration> {
+async fn catch_up(fleet: &Fleet) -> anyhow::Result<Duration> {
     let begin = now();
-    for node in &mut fleet.nodes {
-        let position = node.daemon.health().await?.ledger_position;
+    for node in &fleet.nodes {
+        let position = node.position().await?;
         while node.told(&fleet.redis)? < position {
             ensure!(begin.elapsed() < CATCH_UP_MAX, "a node does not tell what happened");
             tokio::time::sleep(POLL_EVERY).await;

@@ -34,41 +34,68 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     ])
 }
 
-fn row(what: &'static str, goal: Goal, delays: &[Duration]) -> Row {
+/// What one fleet was found to do.
+struct Delays {
+    /// Until another node knew.
+    known: Vec<Duration>,
+    /// Of the selects before.
+    selects: Vec<Duration>,
+    /// Of the load.
+    selects_per_second: f64,
+}
+
+fn row(what: &'static str, goal: Goal, delays: &Delays) -> Row {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let Delays { known, selects, selects_per_second } = delays;
     Row {
         what,
         goal,
-        measured: ms(percentile(delays, 99.0)),
+        measured: ms(percentile(known, 99.0)),
         unit: Unit::Milliseconds,
         details: format!(
-            "p50 {:.1} ms, at most {:.1} ms of {}",
-            ms(median_time(delays)),
-            ms(percentile(delays, 100.0)),
-            delays.len()
+            "p50 {:.1} ms, at most {:.1} ms of {}; {selects_per_second:.0} selects/s in all, p50 {:.1} ms",
+            ms(median_time(known)),
+            ms(percentile(known, 100.0)),
+            known.len(),
+            ms(median_time(selects))
         ),
     }
 }
 
 /// Of so many nodes with so many selects a second each.
-async fn delays(place: &Place, nodes: usize, rate: f64) -> anyhow::Result<Vec<Duration>> {
+async fn delays(place: &Place, nodes: usize, rate: f64) -> anyhow::Result<Delays> {
     let markers = place.count(MARKERS);
     output::progress(&format!("  {nodes} nodes, {rate} selects/s each, {markers} markers"));
     let fleet = Fleet::start(place, nodes, KEYS).await?;
     let clients = fleet.clients();
     let mut load = JoinSet::new();
     load.spawn(select_on_all(clients.clone(), rate));
-    let mut delays = Vec::new();
+    let (begin, first) = (now(), positions(&fleet).await?);
+    let (mut known, mut selects) = (Vec::new(), Vec::new());
     for number in 0..markers {
         ensure!(load.try_join_next().is_none(), "the load ended before all was measured");
         let from = number % nodes;
         // Each other node in turn.
         let to = (from + 1 + number / nodes % (nodes - 1)) % nodes;
-        delays.push(delay(clients[from].clone(), clients[to].clone()).await?);
+        let (session, begin) = (calls::new_session(), now());
+        calls::select(&mut clients[from].clone(), &session).await?;
+        selects.push(begin.elapsed());
+        known.push(until_known(clients[to].clone(), &session).await?);
     }
+    let events = positions(&fleet).await? - first;
+    let selects_per_second = events as f64 / begin.elapsed().as_secs_f64();
     drop(load);
     fleet.stop()?;
-    Ok(delays)
+    Ok(Delays { known, selects, selects_per_second })
+}
+
+/// Events in all ledgers; each select is one.
+async fn positions(fleet: &Fleet) -> anyhow::Result<i64> {
+    let mut events = 0;
+    for node in &fleet.nodes {
+        events += node.position().await?;
+    }
+    Ok(events)
 }
 
 /// Sessions that live on: only they are told.
@@ -82,17 +109,15 @@ async fn select_on_all(clients: Vec<Client>, rate: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From the reply of a select to the first reply of another node that knows
-/// the session, asked every millisecond.
-async fn delay(mut from: Client, mut to: Client) -> anyhow::Result<Duration> {
-    let session = calls::new_session();
-    calls::select(&mut from, &session).await?;
+/// Until the first reply of a node that knows the session, asked every
+/// millisecond.
+async fn until_known(mut node: Client, session: &str) -> anyhow::Result<Duration> {
     let begin = now();
     let mut asks = tokio::time::interval(ASK_EVERY);
     asks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while begin.elapsed() < UNKNOWN_MAX {
         asks.tick().await;
-        if knows(&mut to, &session).await? {
+        if knows(&mut node, session).await? {
             return Ok(begin.elapsed());
         }
     }

@@ -18,6 +18,17 @@ pub(crate) fn median_time(times: &[Duration]) -> Duration {
     Duration::from_secs_f64(median(&seconds))
 }
 
+/// The time that so many of a hundred calls did not exceed.
+///
+/// # Panics
+/// When there are none.
+pub(crate) fn percentile(times: &[Duration], percent: f64) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
 /// The medians of two things measured in turns, and the median of the ratios
 /// of the first to the second in each round.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +60,13 @@ mod tests {
         let compared = compare(&[(1.0, 2.0), (50.0, 2.0), (1.1, 2.0)]);
         assert!((compared.ratio - 0.55).abs() < 1e-9);
         assert!((compared.first - 1.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_call_in_a_hundred_is_above_the_99th_percentile() {
+        let times: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&times, 99.0), Duration::from_millis(99));
+        assert_eq!(percentile(&times[..1], 99.0), Duration::from_millis(1));
     }
 
     #[test]

@@ -1,18 +1,15 @@
 //! Calls, one or many at a time, each for a session of its own.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect};
 use tokio::task::JoinSet;
 
 use crate::clock::now;
-use crate::csv::MODEL;
 use crate::figures::median_time;
-use crate::process;
+use crate::{calls, process};
 
 /// Connections that the calls in flight are spread over: as many applications.
 const CONNECTIONS: usize = 8;
@@ -104,28 +101,15 @@ impl Deed {
 
     /// Does it once; answers how long the select took.
     async fn run(self, client: &mut Client) -> anyhow::Result<Duration> {
-        let session_id = new_session();
-        let request = v1::SelectKeysRequest {
-            session_id: session_id.clone(),
-            user_id: 456,
-            models: vec![MODEL.to_owned()],
-            count_per_model: 1,
-        };
+        let session = calls::new_session();
         let begin = now();
-        let response = client.select_keys_for_session(request).await?.into_inner();
+        calls::select(client, &session).await?;
         let time = begin.elapsed();
-        ensure!(response.success, "refused: {}", response.error);
         if self == Self::SelectAndRelease {
-            client.release_key(v1::ReleaseKeyRequest { session_id, ..Default::default() }).await?;
+            calls::release(client, &session).await?;
         }
         Ok(time)
     }
-}
-
-/// As long as a UUID, and new.
-fn new_session() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("bench-{:0>30}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 async fn call_until(end: Instant, deed: Deed, mut client: Client) -> anyhow::Result<Vec<Duration>> {
@@ -134,4 +118,29 @@ async fn call_until(end: Instant, deed: Deed, mut client: Client) -> anyhow::Res
         times.push(deed.run(&mut client).await?);
     }
     Ok(times)
+}
+
+/// Begins a call `per_second` times a second for `time`, however long those
+/// before take; the answers, in the order in which they came.
+pub(crate) async fn at_rate<Call, Answer>(
+    per_second: f64,
+    time: Duration,
+    mut call: impl FnMut(usize) -> Call,
+) -> anyhow::Result<Vec<Answer>>
+where
+    Call: Future<Output = anyhow::Result<Answer>> + Send + 'static,
+    Answer: Send + 'static,
+{
+    let count = (per_second * time.as_secs_f64()) as usize;
+    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / per_second));
+    let mut calls = JoinSet::new();
+    for number in 0..count {
+        ticks.tick().await;
+        calls.spawn(call(number));
+    }
+    let mut answers = Vec::with_capacity(count);
+    while let Some(answer) = calls.join_next().await {
+        answers.push(answer??);
+    }
+    Ok(answers)
 }

@@ -4,18 +4,23 @@
 //! a floor that runs in the same minutes, in turns. `bench/README.md` has the
 //! figures, and how each was measured.
 
+mod calls;
+mod chi_square;
 mod clock;
 mod csv;
 mod daemon;
 mod figures;
+mod fleet;
 mod floor;
 mod load;
 mod output;
 mod parts;
 mod process;
+mod redis;
 mod row;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
@@ -38,6 +43,10 @@ struct Arguments {
     /// The daemon; the one beside this program unless named.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// A tenth of the time and of the rows in the parts about several nodes:
+    /// enough to see that they work, not how fast.
+    #[arg(long)]
+    quick: bool,
     /// This program starts itself for what needs a process of its own.
     #[arg(long, value_enum, hide = true)]
     role: Option<Role>,
@@ -60,6 +69,19 @@ pub(crate) struct Place {
     pub(crate) program: PathBuf,
     /// For state.
     pub(crate) dir: PathBuf,
+    quick: bool,
+}
+
+impl Place {
+    /// How long a load goes on, or a tenth of it.
+    pub(crate) fn time(&self, time: Duration) -> Duration {
+        if self.quick { time / 10 } else { time }
+    }
+
+    /// How many of something are measured, or a tenth of them.
+    pub(crate) fn count(&self, count: usize) -> usize {
+        if self.quick { count.div_ceil(10) } else { count }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -86,7 +108,7 @@ fn measure(arguments: Arguments) -> anyhow::Result<()> {
         "{} is not there; build it with `cargo build --release -p key-server`",
         program.display()
     );
-    let place = Place { program, dir: arguments.dir };
+    let place = Place { program, dir: arguments.dir, quick: arguments.quick };
     let parts = if arguments.parts.is_empty() { Part::value_variants() } else { &arguments.parts };
     // One thread: a loader that gets in the way as little as it can.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

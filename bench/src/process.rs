@@ -48,6 +48,20 @@ pub(crate) fn cpu_in_all(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
+/// The process that was started as `program` with this argument among others.
+pub(crate) fn find(program: &str, argument: &str) -> anyhow::Result<u32> {
+    let is_it = |pid: u32| -> Option<bool> {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let mut words = line.split('\0');
+        let name = words.next()?.rsplit('/').next()?;
+        Some(name == program && words.any(|word| word == argument))
+    };
+    let entries = std::fs::read_dir("/proc")?.filter_map(Result::ok);
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let found = pids.find(|&pid| is_it(pid) == Some(true));
+    found.with_context(|| format!("no process {program} has the argument {argument}"))
+}
+
 /// How many processes wanted a processor in the last minute: when it is more
 /// than there are, somebody else was measured too.
 pub(crate) fn load_average() -> anyhow::Result<String> {

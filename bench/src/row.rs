@@ -37,6 +37,7 @@ pub(crate) enum Unit {
     Mebibytes,
     Percent,
     PerSecond,
+    Count,
 }
 
 impl Goal {
@@ -63,7 +64,7 @@ impl Unit {
     /// A measured figure.
     pub(crate) fn show(self, figure: f64) -> String {
         let decimals = match self {
-            Self::Bytes | Self::PerSecond => 0,
+            Self::Bytes | Self::PerSecond | Self::Count => 0,
             Self::Mebibytes => 1,
             Self::Ratio | Self::Seconds | Self::Milliseconds | Self::Microseconds => 2,
             Self::Percent => 3,
@@ -78,7 +79,7 @@ impl Unit {
 
     const fn symbol(self) -> &'static str {
         match self {
-            Self::Ratio => "",
+            Self::Ratio | Self::Count => "",
             Self::Seconds => " s",
             Self::Milliseconds => " ms",
             Self::Microseconds => " µs",

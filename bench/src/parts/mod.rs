@@ -1,12 +1,20 @@
 //! The parts of the benchmark, one file each.
 
+mod balance;
+mod caps;
 mod core;
+mod delay;
+mod fleet;
+mod frozen;
 mod history;
 mod idle;
+mod outage;
 mod pool;
 mod restart;
+mod room;
 mod select;
 mod start;
+mod vault;
 
 use clap::ValueEnum;
 
@@ -29,6 +37,22 @@ pub(crate) enum Part {
     Idle,
     /// Restart with 1,000,000 live sessions and 10,000,000 past events.
     Restart,
+    /// A select with Redis against one without, and one with a reservation.
+    Fleet,
+    /// How two nodes spread picks over keys.
+    Balance,
+    /// How long until another node knows of a session.
+    Delay,
+    /// Whether more sessions than the cap hold a key, over four nodes.
+    Caps,
+    /// A minute without Redis: what is refused or lost.
+    Outage,
+    /// A select while Redis does not answer.
+    Frozen,
+    /// Memory in Redis.
+    Room,
+    /// Start and import with 10,000 keys in Vault.
+    Vault,
 }
 
 impl Part {
@@ -41,6 +65,14 @@ impl Part {
             Self::Start => start::measure(place).await,
             Self::Idle => idle::measure(place).await,
             Self::Restart => restart::measure(place).await,
+            Self::Fleet => fleet::measure(place).await,
+            Self::Balance => balance::measure(place).await,
+            Self::Delay => delay::measure(place).await,
+            Self::Caps => caps::measure(place).await,
+            Self::Outage => outage::measure(place).await,
+            Self::Frozen => frozen::measure(place).await,
+            Self::Room => room::measure(place).await,
+            Self::Vault => vault::measure(place).await,
         }
     }
 }

@@ -109,8 +109,11 @@ impl Books {
             return self.select(name);
         }
         let session = sessions[self.random.below(sessions.len())].clone();
+        let holds = !self.sessions[&session].held.is_empty();
         match (self.random.below(10), self.sessions[&session].is_live) {
             (0, true) => self.select(session),
+            // What was given back is known only where that was.
+            _ if !holds && !self.reports_late => self.select(session),
             (1..3, true) => Call::Release(self.release(session)),
             _ => Call::Track(self.track(session, name)),
         }
@@ -130,9 +133,7 @@ impl Books {
 
     fn track(&mut self, session: String, event_id: String) -> v1::TrackUsageRequest {
         let known = &self.sessions[&session];
-        // What was given back is known only where that was.
-        let given =
-            if self.reports_late || known.held.is_empty() { &known.given } else { &known.held };
+        let given = if self.reports_late { &known.given } else { &known.held };
         let given: Vec<_> = given.iter().cloned().collect();
         let (model, key_id) = given[self.random.below(given.len())].clone();
         let failed = self.random.below(5) == 0;

@@ -129,13 +129,18 @@ pub(crate) enum Reader {
     Fleet = 2,
 }
 
-/// The readers whose lists of changes something is on.
+/// The readers whose lists of changes something is on, and what else
+/// there is room for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Listed(u8);
 
 impl Listed {
     /// Of a session of another node: the round in which it was last read.
     const ROUND: u8 = 4;
+    /// Of a session of this node: how often it was taken back since it drew a
+    /// key; in the bits above.
+    const TAKEN_BACK_SHIFT: u32 = 3;
+    const TAKEN_BACK_MAX: u8 = u8::MAX >> Self::TAKEN_BACK_SHIFT;
 
     /// Puts it on a list; false when it was there already.
     pub(crate) fn put(&mut self, reader: Reader) -> bool {
@@ -157,6 +162,15 @@ impl Listed {
 
     pub(crate) fn set_round(&mut self, round: bool) {
         self.0 = (self.0 & !Self::ROUND) | (Self::ROUND * u8::from(round));
+    }
+
+    pub(crate) fn taken_back(self) -> u8 {
+        self.0 >> Self::TAKEN_BACK_SHIFT
+    }
+
+    pub(crate) fn set_taken_back(&mut self, times: u8) {
+        let others = self.0 & !(u8::MAX << Self::TAKEN_BACK_SHIFT);
+        self.0 = others | (times.min(Self::TAKEN_BACK_MAX) << Self::TAKEN_BACK_SHIFT);
     }
 }
 

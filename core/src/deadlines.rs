@@ -78,6 +78,29 @@ impl List {
     }
 }
 
+/// The second that a session is kept under, or none. It takes seven bytes, so
+/// that a session's phase takes sixteen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Due([u8; 7]);
+
+impl Due {
+    /// Kept under no second.
+    pub(crate) const NONE: Self = Self([0; 7]);
+
+    /// No second of the timeline needs the eighth byte: instants are
+    /// milliseconds in eight.
+    fn at(second: NonZeroU64) -> Self {
+        let [_, bytes @ ..] = second.get().to_be_bytes();
+        Self(bytes)
+    }
+
+    pub(crate) fn second(self) -> Option<NonZeroU64> {
+        let mut bytes = [0; 8];
+        bytes[1..].copy_from_slice(&self.0);
+        NonZeroU64::new(u64::from_be_bytes(bytes))
+    }
+}
+
 /// Live sessions by the second in which somebody has to look at them.
 ///
 /// A renewal does not move a session: it is looked at when its old second
@@ -94,10 +117,10 @@ impl Deadlines {
         sessions: &mut impl Linked,
         session: SessionIndex,
         deadline: Time,
-    ) -> Option<NonZeroU64> {
+    ) -> Due {
         let second = second_of(deadline);
         self.seconds.entry(second).or_insert(List::new(Chain::Due)).push(sessions, session);
-        Some(second)
+        Due::at(second)
     }
 
     /// Takes a session out from under `second`.
@@ -186,6 +209,15 @@ mod tests {
         due.remove(&mut sessions, all[1]);
         assert_eq!(members(&due, &sessions, &all), [0, 2]);
         assert_eq!(members(&user, &sessions, &all), [2, 1, 0]);
+    }
+
+    #[test]
+    fn the_second_of_every_instant_is_kept() {
+        assert_eq!(Due::NONE.second(), None);
+        for deadline_ms in [0, 1, 1_000, 1_001, 1 << 40, u64::MAX - 1, u64::MAX] {
+            let second = second_of(Time::from_ms(deadline_ms));
+            assert_eq!(Due::at(second).second(), Some(second), "{deadline_ms}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod keys;
 mod settle;
 mod shared;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::changes::SessionRow;
@@ -29,8 +29,9 @@ use shared::Unshared;
 pub struct NodeRows {
     /// Keys that the node knows, as they are there.
     pub keys: Vec<NodeKeyRow>,
-    /// Sessions that live at the node, or that came to it and were ended there;
-    /// what they gave back is left out.
+    /// Sessions that live at the node, or that came to it and were ended there.
+    /// Of those that came (`base` is not 0), what they gave back is there, too:
+    /// where they came from, it is told from what was drawn in between.
     pub sessions: Vec<SessionRow>,
     /// Sessions that the node has no row of any more.
     pub ended: Vec<SessionRef>,
@@ -88,6 +89,8 @@ struct Node {
     keys: HashMap<KeyId, NodeKey>,
     lifetime: Usage,
     sessions_live: usize,
+    /// Live ones, and ended ones that are to have their effect here.
+    sessions: usize,
     /// Turns over with each reading of the whole node.
     round: bool,
 }
@@ -113,7 +116,9 @@ pub(crate) struct Fleet {
     guests_live: usize,
     deadlines: Deadlines,
     /// Sessions that live here, and at another node in a larger term.
-    displaced: Vec<SessionRef>,
+    displaced: BTreeSet<SessionRef>,
+    /// Pools made for models that only other nodes speak of.
+    pools_made: usize,
     pub(crate) unshared: Unshared,
 }
 
@@ -129,7 +134,8 @@ impl State {
             guests: Sessions::default(),
             guests_live: 0,
             deadlines: Deadlines::default(),
-            displaced: Vec::new(),
+            displaced: BTreeSet::new(),
+            pools_made: 0,
             unshared: Unshared::default(),
         };
         self.fleet = Some(Box::new(fleet));
@@ -137,6 +143,8 @@ impl State {
     }
 
     /// Takes in what `node` published. Rows of this node itself are passed over.
+    /// What a session holds of a key that is not known here counts when its row
+    /// comes again after the key.
     pub fn learn(&mut self, node: &str, rows: &NodeRows) {
         let Some(node) = self.node_place(node) else { return };
         for row in &rows.keys {
@@ -173,7 +181,7 @@ impl State {
     /// The other nodes of which anything is known.
     pub fn node_totals(&self) -> Vec<NodeTotals> {
         let nodes = self.fleet.iter().flat_map(|fleet| &fleet.nodes);
-        let totals = nodes.map(|node| NodeTotals {
+        let totals = nodes.filter(|node| !node.is_empty()).map(|node| NodeTotals {
             node: Arc::clone(&node.name),
             sessions_live: node.sessions_live,
             window_tokens: node.window_tokens(self.now),
@@ -200,14 +208,17 @@ impl State {
         if *fleet.own == *name {
             return None;
         }
-        let known = fleet.nodes.iter().position(|node| *node.name == *name);
-        let place = known.unwrap_or(fleet.nodes.len());
-        if place >= NODES_MAX {
-            return None;
+        let place_of = |is_it: &dyn Fn(&Node) -> bool| fleet.nodes.iter().position(is_it);
+        if let Some(place) = place_of(&|node| *node.name == *name) {
+            return Some(NodeIndex(place as u16));
         }
-        if known.is_none() {
+        if fleet.nodes.len() < NODES_MAX {
             fleet.nodes.push(Node::new(name));
+            return Some(NodeIndex((fleet.nodes.len() - 1) as u16));
         }
+        // A node that went for good leaves its place.
+        let place = place_of(&|node| node.is_empty())?;
+        fleet.nodes[place] = Node::new(name);
         Some(NodeIndex(place as u16))
     }
 
@@ -246,8 +257,13 @@ impl Node {
             keys: HashMap::new(),
             lifetime: Usage::default(),
             sessions_live: 0,
+            sessions: 0,
             round: false,
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.sessions == 0
     }
 
     fn window_tokens(&self, now: Time) -> u64 {

@@ -8,7 +8,7 @@ use crate::pool::PoolIndex;
 use crate::rules::Rules;
 use crate::tier::{Tier, TierTable};
 use crate::time::Time;
-use crate::window::Window;
+use crate::window::{Minutes, Window};
 
 /// Fraction bits of an effective weight, so that sharing a key among many
 /// sessions does not round it to nothing. No more than these, because a pool's
@@ -106,6 +106,8 @@ pub(crate) struct Elsewhere {
     pub(crate) holders: u32,
     /// What it spent through other nodes.
     pub(crate) window: Window,
+    /// The minutes of which the key is on the list of what leaves windows.
+    pub(crate) leaving: Minutes,
 }
 
 /// One provider credential, without its secret.

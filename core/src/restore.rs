@@ -1,4 +1,5 @@
 use crate::changes::{AllocationRow, Changes, KeyRow, Reader, SessionRow};
+use crate::deadlines::Due;
 use crate::key::{Key, KeyIndex};
 use crate::pool::PoolIndex;
 use crate::receipts::{Receipt, oldest_hour};
@@ -76,7 +77,7 @@ impl Restore {
         let phase = if row.ended {
             Phase::Ended { at: row.end }
         } else {
-            Phase::Live { deadline: row.end, second: None }
+            Phase::Live { deadline: row.end, due: Due::NONE }
         };
         let mut session = Session::new(&row.session, row.user, row.opened, phase);
         (session.term, session.base) = (row.term, row.base);

@@ -275,10 +275,10 @@ impl Picking<'_> {
         if let Some(reserved) = self.reserved {
             let reserved = reserved.get(model).map_or(&[][..], Vec::as_slice);
             let missing = (self.count as usize).saturating_sub(picks.len());
-            let given = self.given(index, pool, reserved).into_iter().take(missing);
-            let taken: HashSet<KeyId> = picks.iter().map(|pick| pick.key).collect();
-            let mut given = given.filter(|pick| !taken.contains(&pick.key));
-            given.try_for_each(|pick| self.give(&mut picks, pick))?;
+            let mut taken: HashSet<KeyId> = picks.iter().map(|pick| pick.key).collect();
+            let mut given = self.given(index, pool, reserved);
+            given.retain(|pick| taken.insert(pick.key));
+            given.into_iter().take(missing).try_for_each(|pick| self.give(&mut picks, pick))?;
             return Ok(picks);
         }
         let leaves = picks.iter().filter_map(|pick| self.leaf(index, pick));

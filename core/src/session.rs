@@ -1,13 +1,13 @@
 use std::hash::{BuildHasher, RandomState};
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::changes::Listed;
-use crate::deadlines::{Chain, Linked, Links};
-use crate::event::{Event, SessionExpired, SessionRef};
+use crate::deadlines::{Chain, Due, Linked, Links};
+use crate::event::{Event, SessionRef};
 use crate::fleet::NodeIndex;
 use crate::key::{KeyIndex, Usage};
 use crate::pool::PoolIndex;
@@ -42,9 +42,9 @@ pub(crate) struct Allocation {
 /// Whether a session is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// In use until the deadline. Kept under `second` among the deadlines, or
-    /// among the overdue ones when there is none.
-    Live { deadline: Time, second: Option<NonZeroU64> },
+    /// In use until the deadline. Kept under `due` among the deadlines, or
+    /// among the overdue ones when that is none.
+    Live { deadline: Time, due: Due },
     /// Released or expired; remembered for late usage.
     Ended { at: Time },
 }
@@ -69,6 +69,8 @@ pub(crate) struct Session {
     /// Where it lives, for a session of another node.
     pub(crate) node: Option<NodeIndex>,
 }
+
+const _: () = assert!(size_of::<Session>() <= 104, "there are millions of them");
 
 impl Session {
     pub(crate) fn new(session: &SessionRef, user: i32, opened: Time, phase: Phase) -> Self {
@@ -103,6 +105,14 @@ impl Session {
             Phase::Live { deadline, .. } if deadline > now => Some(deadline),
             Phase::Live { .. } | Phase::Ended { .. } => None,
         }
+    }
+
+    /// Goes on to a larger term. When the session is opened at `opened`, it is
+    /// above terms that were forgotten, too: they began with older seconds.
+    pub(crate) fn next_term(&mut self, opened: Option<Time>) {
+        let second = opened.map_or(0, Time::second);
+        self.term = self.term.saturating_add(1).max(second);
+        self.listed.set_taken_back(0);
     }
 
     pub(crate) fn holds(&self, key: KeyIndex) -> bool {
@@ -279,9 +289,8 @@ impl Decide for Expire {
         let others = state.overdue().filter(|session| Some(*session) != first);
         let due = first.into_iter().chain(others).take(self.sessions_max);
         let expired = due.filter_map(|session| state.sessions.get(session));
-        let events: Vec<Event> = expired
-            .map(|session| Event::SessionExpired(SessionExpired { session: session.name() }))
-            .collect();
+        let events: Vec<Event> =
+            expired.flat_map(|session| state.settle_overdue(now, session)).collect();
         Ok(Decision { reply: events.len(), events })
     }
 }

@@ -219,6 +219,7 @@ mod tests {
 
     use super::*;
     use crate::event::{KeyFacts, OwnWeight};
+    use crate::fleet::{NodeKeyRow, NodeRows};
 
     fn facts(number: u8, names: &[&str]) -> Arc<KeyFacts> {
         Arc::new(KeyFacts {
@@ -278,6 +279,28 @@ mod tests {
             assert!(state.leaving.values().map(Vec::len).sum::<usize>() <= 60);
         }
         assert_eq!(state.keys[0].window.tokens(), 120);
+    }
+
+    #[test]
+    fn tokens_of_other_nodes_that_come_and_go_keep_an_hour_of_due_changes() {
+        let (mut state, [key, _], _) = two_keys();
+        state.join_fleet(&"own".into());
+        state.advance(Time::from_ms(100 * 60_000));
+        let mut row = NodeKeyRow {
+            key: state.keys[key.0 as usize].id(),
+            lifetime: Usage::default(),
+            last_used: None,
+            window: Vec::new(),
+            cooling: Vec::new(),
+        };
+        for round in 0..1_000 {
+            row.window = (41..=100).filter(|minute| (minute + round) % 2 == 0).zip(1..).collect();
+            state.learn("other", &NodeRows { keys: vec![row.clone()], ..NodeRows::default() });
+            assert!(state.leaving.values().map(Vec::len).sum::<usize>() <= 60);
+        }
+        state.advance(Time::from_ms(160 * 60_000));
+        assert!(state.leaving.is_empty());
+        assert_eq!(state.window_tokens_elsewhere, 0);
     }
 
     #[test]

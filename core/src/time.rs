@@ -32,6 +32,11 @@ impl Time {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The second this instant lies in, counted from the timeline's zero.
+    pub(crate) fn second(self) -> u32 {
+        u32::try_from(self.0 / 1_000).unwrap_or(u32::MAX)
+    }
+
     /// The minute this instant lies in, counted from the timeline's zero.
     pub(crate) fn minute(self) -> u32 {
         u32::try_from(self.0 / MINUTE_MS).unwrap_or(u32::MAX)

@@ -44,14 +44,10 @@ impl Window {
         }
     }
 
-    /// Replaces everything by buckets that lie inside the window; answers the
-    /// minutes that were not there before, which will have to leave.
-    pub(crate) fn replace(&mut self, buckets: BTreeMap<u32, u64>) -> Vec<u32> {
-        let known = |minute: &u32| self.buckets.iter().any(|(bucket, _)| bucket == minute);
-        let new = buckets.keys().copied().filter(|minute| !known(minute)).collect();
+    /// Replaces everything by buckets that lie inside the window.
+    pub(crate) fn replace(&mut self, buckets: BTreeMap<u32, u64>) {
         self.tokens = buckets.values().copied().map(u128::from).sum();
         self.buckets = buckets.into_iter().collect();
-        new
     }
 
     /// Drops what is no longer inside when the current minute is `now`.
@@ -71,6 +67,24 @@ impl Window {
     }
 }
 
+/// Some minutes of a window; those of two windows in a row never meet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Minutes(u64);
+
+impl Minutes {
+    /// Adds a minute; false when it was there already.
+    pub(crate) fn insert(&mut self, minute: u32) -> bool {
+        let bit = 1 << (minute % u64::BITS);
+        let is_new = self.0 & bit == 0;
+        self.0 |= bit;
+        is_new
+    }
+
+    pub(crate) fn remove(&mut self, minute: u32) {
+        self.0 &= !(1 << (minute % u64::BITS));
+    }
+}
+
 /// The first minute in which the bucket of `minute` is outside the window.
 pub(crate) fn leaves_at(minute: u32) -> u32 {
     minute.saturating_add(WINDOW_MINUTES)
@@ -81,6 +95,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn minutes_of_one_window_are_told_apart() {
+        for first in [0, 5, 59, 60, 1_000_003] {
+            let mut minutes = Minutes::default();
+            assert!((first..first + WINDOW_MINUTES).all(|minute| minutes.insert(minute)));
+            assert!(!minutes.insert(first + 7));
+            minutes.remove(first + 7);
+            assert!(minutes.insert(first + 7));
+            assert!(!minutes.insert(first + 8));
+        }
+    }
 
     proptest! {
         /// Steps are (minutes that pass, minutes ago, tokens).

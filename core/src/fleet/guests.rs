@@ -5,10 +5,18 @@ use std::sync::Arc;
 use super::{Fleet, NodeIndex};
 use crate::changes::SessionRow;
 use crate::event::SessionRef;
+use crate::id::ModelName;
 use crate::key::{Elsewhere, KeyIndex};
+use crate::pool::PoolIndex;
 use crate::session::{Allocation, Phase, Session, SessionIndex};
 use crate::state::State;
 use crate::time::Time;
+
+/// How many sessions of other nodes are kept; rows of more are passed over.
+const GUESTS_MAX: usize = 10_000_000;
+
+/// Models that other nodes speak of and no key of this node ever served.
+const POOLS_MAX: usize = 10_000;
 
 /// Which of two nodes that say a session lives there is right: the larger one.
 pub(super) type Claim<'name> = (u32, &'name str);
@@ -23,11 +31,11 @@ impl State {
         let own = self.session(&row.session);
         let displaces = own.is_some_and(Session::is_live);
         if row.ended && !displaces {
-            return self.learn_end_at(row);
+            return self.learn_end_at(node, row);
         }
         self.put_guest(node, row);
         if displaces && let Some(fleet) = &mut self.fleet {
-            fleet.displaced.push(row.session.clone());
+            fleet.displaced.insert(row.session.clone());
         }
     }
 
@@ -44,24 +52,17 @@ impl State {
         {
             return false;
         }
-        match self.session(&row.session) {
-            None => true,
-            Some(own) => match own.phase {
-                Phase::Live { .. } if row.ended => {
-                    claim > (own.term, &fleet.own) && row.end >= own.opened
-                }
-                Phase::Live { .. } => claim > (own.term, &fleet.own),
-                // What came after the end here is a new period of use.
-                Phase::Ended { at } => row.ended || row.term > own.term || row.opened > at,
-            },
-        }
+        let own = self.session(&row.session);
+        own.is_none_or(|own| says_more(row, claim, own, (own.term, &fleet.own)))
     }
 
     /// A session that came to another node was ended there.
-    fn learn_end_at(&mut self, row: &SessionRow) {
+    fn learn_end_at(&mut self, node: NodeIndex, row: &SessionRow) {
         let Some(fleet) = &self.fleet else { return };
+        let claim = (row.term, &*fleet.nodes[usize::from(node.0)].name);
         if let Some((index, guest)) = fleet.guest(&row.session)
-            && guest.term <= row.term
+            && (guest.node == Some(node) || fleet.claim(guest) < claim)
+            && guest.opened <= row.end
         {
             self.remove_guest(index);
         }
@@ -100,6 +101,9 @@ impl State {
         round: bool,
     ) {
         let Some(fleet) = &mut self.fleet else { return };
+        if fleet.guests_live >= GUESTS_MAX {
+            return;
+        }
         let phase = Phase::Ended { at: row.end };
         let mut guest = Session::new(&row.session, row.user, row.opened, phase);
         (guest.term, guest.base, guest.node) = (row.term, row.base, Some(node));
@@ -107,13 +111,11 @@ impl State {
         guest.listed.set_round(round);
         let keys = guest.keys_held();
         let Some(index) = fleet.guests.insert(guest) else { return };
+        fleet.nodes[usize::from(node.0)].sessions += 1;
         if !row.ended {
             fleet.nodes[usize::from(node.0)].sessions_live += 1;
             fleet.guests_live += 1;
-            let second = fleet.deadlines.push(&mut fleet.guests, index, row.end);
-            if let Some(guest) = fleet.guests.get_mut(index) {
-                guest.phase = Phase::Live { deadline: row.end, second };
-            }
+            fleet.look_at(index, row.end);
         }
         self.count_holders(&keys, |holders| holders.saturating_add(1));
     }
@@ -123,12 +125,15 @@ impl State {
         let Some(fleet) = &mut self.fleet else { return };
         let Some(guest) = fleet.guests.get(index) else { return };
         let (node, phase, keys) = (guest.node, guest.phase, guest.keys_held());
-        if let Phase::Live { second, .. } = phase {
+        let is_live = matches!(phase, Phase::Live { .. });
+        if let Some(node) = node {
+            let node = &mut fleet.nodes[usize::from(node.0)];
+            node.sessions -= 1;
+            node.sessions_live -= usize::from(is_live);
+        }
+        if let Phase::Live { due, .. } = phase {
             fleet.guests_live -= 1;
-            if let Some(node) = node {
-                fleet.nodes[usize::from(node.0)].sessions_live -= 1;
-            }
-            if let Some(second) = second {
+            if let Some(second) = due.second() {
                 fleet.deadlines.remove(&mut fleet.guests, index, second);
             }
         }
@@ -145,15 +150,30 @@ impl State {
         }
     }
 
-    /// What a session of another node holds, of keys that are known here.
+    /// What a session of another node holds or gave back, of keys that are
+    /// known here.
     fn known_allocations(&mut self, row: &SessionRow) -> Vec<Allocation> {
-        let mut allocations = Vec::new();
-        for allocation in row.allocations.iter().filter(|one| one.held && !row.ended) {
-            let Some((key, _)) = self.key(allocation.key) else { continue };
-            let pool = self.pool_place(&allocation.model);
-            allocations.push(Allocation { usage: allocation.usage, ..Allocation::new(key, pool) });
+        // Sessions that became one hold what both held.
+        let allocations_max = self.rules.session_allocations_max.saturating_mul(8);
+        let mut allocations: Vec<Allocation> = Vec::new();
+        for one in row.allocations.iter().take(allocations_max) {
+            let Some((key, _)) = self.key(one.key) else { continue };
+            let Some(pool) = self.pool_elsewhere(&one.model) else { continue };
+            let held = one.held && !row.ended;
+            allocations.push(Allocation { key, pool, held, usage: one.usage });
         }
         allocations
+    }
+
+    /// The pool of a model that another node speaks of: one that is known here,
+    /// or one of few that are made for it.
+    fn pool_elsewhere(&mut self, model: &ModelName) -> Option<PoolIndex> {
+        if let Some(index) = self.pool_index.get(model) {
+            return Some(*index);
+        }
+        let fleet = self.fleet.as_mut()?;
+        fleet.pools_made = fleet.pools_made.checked_add(1).filter(|made| *made <= POOLS_MAX)?;
+        Some(self.pool_place(model))
     }
 
     /// Forgets guests whose deadline has passed: their node is away, or about to
@@ -208,10 +228,23 @@ impl Fleet {
 
     fn look_later(&mut self, index: SessionIndex, second: std::num::NonZeroU64, deadline: Time) {
         self.deadlines.remove(&mut self.guests, index, second);
-        let second = self.deadlines.push(&mut self.guests, index, deadline);
+        self.look_at(index, deadline);
+    }
+
+    fn look_at(&mut self, index: SessionIndex, deadline: Time) {
+        let due = self.deadlines.push(&mut self.guests, index, deadline);
         if let Some(guest) = self.guests.get_mut(index) {
-            guest.phase = Phase::Live { deadline, second };
+            guest.phase = Phase::Live { deadline, due };
         }
+    }
+}
+
+/// Whether a row says more than what happened to the session here.
+fn says_more(row: &SessionRow, claim: Claim<'_>, own: &Session, own_claim: Claim<'_>) -> bool {
+    match own.phase {
+        Phase::Live { .. } => claim > own_claim && (!row.ended || row.end >= own.opened),
+        // Where it came from, they may not know of its end yet.
+        Phase::Ended { at } => row.ended || own.base == 0 || claim > own_claim || row.opened > at,
     }
 }
 
@@ -235,12 +268,16 @@ impl Session {
         round: bool,
     ) -> bool {
         let holds_the_same = self.allocations.len() == allocations.len()
-            && self.allocations.iter().zip(allocations).all(|(one, other)| one.names(other));
-        let Phase::Live { deadline, second } = &mut self.phase else { return false };
+            && self
+                .allocations
+                .iter()
+                .zip(allocations)
+                .all(|(one, other)| one.names(other) && one.held == other.held);
+        let Phase::Live { deadline, .. } = &mut self.phase else { return false };
         if self.node != Some(node) || row.ended || row.end < *deadline || !holds_the_same {
             return false;
         }
-        (*deadline, *second) = (row.end, *second);
+        *deadline = row.end;
         (self.user, self.opened, self.term, self.base) = (row.user, row.opened, row.term, row.base);
         self.allocations.clone_from_slice(allocations);
         self.listed.set_round(round);

@@ -4,15 +4,24 @@ use std::collections::BTreeMap;
 
 use super::{Fleet, NodeIndex, NodeKey, NodeKeyRow};
 use crate::id::{KeyId, ModelName};
-use crate::key::{Key, KeyIndex, Usage};
+use crate::key::{Elsewhere, Key, KeyIndex, Usage};
 use crate::pool::PoolIndex;
 use crate::state::State;
 use crate::time::Time;
-use crate::window::leaves_at;
+use crate::window::{WINDOW_MINUTES, leaves_at};
+
+/// How many keys of one node are kept; rows of more are passed over.
+const KEYS_MAX: usize = 2_000_000;
+
+/// How many models a key may cool for at another node.
+const COOLING_MAX: usize = 1_000;
 
 impl State {
     pub(super) fn learn_key(&mut self, node: NodeIndex, row: &NodeKeyRow) {
         let node = self.fleet_mut(node);
+        if node.keys.len() >= KEYS_MAX && !node.keys.contains_key(&row.key) {
+            return;
+        }
         let known = node.keys.entry(row.key).or_default();
         replace_usage(&mut node.lifetime, known.lifetime, row.lifetime);
         known.take(row, node.round);
@@ -55,11 +64,12 @@ impl State {
         if buckets.is_empty() && key.elsewhere.is_none() {
             return;
         }
-        let window = &mut key.elsewhere.get_or_insert_default().window;
-        self.window_tokens_elsewhere -= u128::from(window.tokens());
-        for minute in window.replace(buckets) {
-            self.leaving.entry(leaves_at(minute)).or_default().push(index);
+        let Elsewhere { window, leaving, .. } = &mut **key.elsewhere.get_or_insert_default();
+        for minute in buckets.keys().filter(|minute| leaving.insert(**minute)) {
+            self.leaving.entry(leaves_at(*minute)).or_default().push(index);
         }
+        self.window_tokens_elsewhere -= u128::from(window.tokens());
+        window.replace(buckets);
         self.window_tokens_elsewhere += u128::from(window.tokens());
     }
 
@@ -89,9 +99,10 @@ impl Fleet {
     fn window_of(&self, key: KeyId, now: Time) -> BTreeMap<u32, u64> {
         let mut window = BTreeMap::new();
         for (minute, tokens) in self.rows_of(key).flat_map(|row| &row.window) {
-            // A bucket of the future is one of a clock that goes before ours.
+            let is_near = *minute < now.minute().saturating_add(WINDOW_MINUTES);
+            // A bucket of the near future is one of a clock that goes before ours.
             let minute = (*minute).min(now.minute());
-            if leaves_at(minute) > now.minute() && *tokens > 0 {
+            if is_near && leaves_at(minute) > now.minute() && *tokens > 0 {
                 let sum: &mut u64 = window.entry(minute).or_default();
                 *sum = sum.saturating_add(*tokens);
             }
@@ -115,8 +126,10 @@ impl NodeKey {
     fn take(&mut self, row: &NodeKeyRow, round: bool) {
         self.lifetime = row.lifetime;
         self.last_used = row.last_used;
-        self.window.clone_from(&row.window);
-        self.cooling.clone_from(&row.cooling);
+        self.window.clear();
+        self.window.extend(row.window.iter().rev().take(WINDOW_MINUTES as usize));
+        self.cooling.clear();
+        self.cooling.extend(row.cooling.iter().take(COOLING_MAX).cloned());
         self.round = round;
     }
 

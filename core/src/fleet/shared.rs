@@ -1,6 +1,6 @@
 //! What other nodes have not been told of this one.
 
-use crate::changes::{Changes, Reader};
+use crate::changes::{Changes, KeyRow, Reader, SessionRow};
 use crate::event::SessionRef;
 use crate::id::KeyId;
 use crate::key::{Key, KeyIndex};
@@ -8,8 +8,6 @@ use crate::receipts::oldest_hour;
 use crate::session::SessionIndex;
 use crate::state::State;
 use crate::time::Time;
-
-use crate::changes::SessionRow;
 
 /// What changed here since the last look, for the other nodes. Absolute
 /// values; without `usage` and `receipts`.
@@ -112,20 +110,24 @@ impl State {
         let forgotten = std::mem::take(&mut unshared.forgotten);
         let mut changes = Changes { forgotten, ..Changes::default() };
         changes.oldest_receipt_hour = oldest_hour(self.now);
-        for index in keys {
-            self.keys[index.0 as usize].listed.take(Reader::Fleet);
-            changes.keys.push(self.key_row(&self.keys[index.0 as usize]));
-        }
-        for index in sessions {
-            let session = self.sessions.get_mut(index);
-            if session.is_some_and(|session| session.listed.take(Reader::Fleet)) {
-                changes.sessions.extend(self.sessions.get(index).map(|one| self.session_row(one)));
-            }
-        }
+        changes.keys = keys.into_iter().map(|index| self.take_unshared_key(index)).collect();
+        let sessions = sessions.into_iter();
+        changes.sessions = sessions.filter_map(|index| self.take_unshared(index)).collect();
         self.take_rest(rows_max, &mut changes);
         let holds = changes.sessions.iter().flat_map(|row| self.capped_holds(row)).collect();
         let is_all = self.fleet.as_ref().is_none_or(|fleet| fleet.unshared.is_empty());
         Some(SharedChanges { changes, holds, is_all })
+    }
+
+    fn take_unshared_key(&mut self, index: KeyIndex) -> KeyRow {
+        self.keys[index.0 as usize].listed.take(Reader::Fleet);
+        self.key_row(&self.keys[index.0 as usize])
+    }
+
+    /// None when the session is forgotten and its place used again.
+    fn take_unshared(&mut self, index: SessionIndex) -> Option<SessionRow> {
+        let is_listed = self.sessions.get_mut(index)?.listed.take(Reader::Fleet);
+        is_listed.then(|| self.sessions.get(index).map(|one| self.session_row(one)))?
     }
 
     /// Goes on telling everything.

@@ -9,7 +9,7 @@ use crate::id::{KeyId, ModelName};
 use crate::key::{Key, KeyIndex, KeyState, Slot};
 use crate::pool::{Pool, PoolIndex};
 use crate::time::Time;
-use crate::window::leaves_at;
+use crate::window::{WINDOW_MINUTES, leaves_at};
 
 impl State {
     pub(crate) fn put_key(&mut self, facts: &Arc<KeyFacts>) {
@@ -144,7 +144,8 @@ impl State {
     pub(super) fn advance_windows(&mut self) {
         let minute = self.now.minute();
         while let Some(entry) = self.leaving.first_entry() {
-            if *entry.key() > minute {
+            let due = *entry.key();
+            if due > minute {
                 break;
             }
             for index in entry.remove() {
@@ -155,6 +156,7 @@ impl State {
                 if let Some(elsewhere) = &mut key.elsewhere {
                     let before = elsewhere.window.tokens();
                     elsewhere.window.advance(minute);
+                    elsewhere.leaving.remove(due.saturating_sub(WINDOW_MINUTES));
                     let gone = before - elsewhere.window.tokens();
                     self.window_tokens_elsewhere -= u128::from(gone);
                 }

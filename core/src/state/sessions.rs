@@ -1,11 +1,9 @@
 //! Sessions, what they hold, and when they end.
 
-use std::num::NonZeroU64;
-
 use hashbrown::HashMap;
 
 use super::State;
-use crate::deadlines::{Chain, List, second_of};
+use crate::deadlines::{Chain, Due, List, second_of};
 use crate::event::{KeysReleased, KeysSelected, Pick, SessionRef};
 use crate::key::KeyIndex;
 use crate::pool::PoolIndex;
@@ -28,7 +26,7 @@ impl State {
         if let Some(session) = self.sessions.get_mut(index)
             && (selected.opened || selected.picks.iter().any(|pick| !pick.already_held))
         {
-            session.term = session.term.saturating_add(1);
+            session.next_term(selected.opened.then_some(at));
         }
         for pick in &selected.picks {
             let pool = self.pool_place(&pick.model);
@@ -70,10 +68,10 @@ impl State {
                 self.sessions_ended += 1;
             }
             Phase::Live { deadline, .. } => {
-                let kept = self.deadlines.push(&mut self.sessions, index, deadline);
+                let due = self.deadlines.push(&mut self.sessions, index, deadline);
                 self.sessions_live += 1;
                 if let Some(session) = self.sessions.get_mut(index) {
-                    session.phase = Phase::Live { deadline, second: kept };
+                    session.phase = Phase::Live { deadline, due };
                 }
             }
         }
@@ -86,19 +84,19 @@ impl State {
         self.leave_phase(index);
         self.user_list_of(index).remove(index);
         self.user_list(user).push(index);
-        let second = self.deadlines.push(&mut self.sessions, index, deadline);
+        let due = self.deadlines.push(&mut self.sessions, index, deadline);
         self.sessions_live += 1;
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.user = user;
         session.opened = at;
-        session.phase = Phase::Live { deadline, second };
+        session.phase = Phase::Live { deadline, due };
     }
 
     pub(crate) fn renew(&mut self, index: SessionIndex, later: Time) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let Phase::Live { deadline, second } = &mut session.phase else { return };
+        let Phase::Live { deadline, due } = &mut session.phase else { return };
         *deadline = later;
-        let is_in_time = second.is_some_and(|second| second <= second_of(later));
+        let is_in_time = due.second().is_some_and(|second| second <= second_of(later));
         if !is_in_time {
             self.look_at(index, later);
         }
@@ -108,10 +106,10 @@ impl State {
     /// overdue before it was renewed.
     pub(super) fn look_at(&mut self, index: SessionIndex, deadline: Time) {
         self.leave_phase(index);
-        let second = self.deadlines.push(&mut self.sessions, index, deadline);
+        let due = self.deadlines.push(&mut self.sessions, index, deadline);
         self.sessions_live += 1;
         if let Some(session) = self.sessions.get_mut(index) {
-            session.phase = Phase::Live { deadline, second };
+            session.phase = Phase::Live { deadline, due };
         }
     }
 
@@ -119,9 +117,9 @@ impl State {
     pub(super) fn leave_phase(&mut self, index: SessionIndex) {
         let Some(session) = self.sessions.get(index) else { return };
         match session.phase {
-            Phase::Live { second, .. } => {
+            Phase::Live { due, .. } => {
                 self.sessions_live -= 1;
-                match second {
+                match due.second() {
                     Some(second) => self.deadlines.remove(&mut self.sessions, index, second),
                     None => self.overdue.remove(&mut self.sessions, index),
                 }
@@ -192,6 +190,7 @@ impl State {
         if let Some(index) = self.sessions.find(name.owner, &name.id) {
             self.end(index, at);
         }
+        self.forget_ended_guest(name);
     }
 
     /// Ends a live session; one that has ended stays as it is.
@@ -213,24 +212,24 @@ impl State {
     pub(crate) fn advance_deadlines(&mut self) {
         while let Some((second, index)) = self.deadlines.due(self.now) {
             self.deadlines.remove(&mut self.sessions, index, second);
-            let second = self.keep_or_expire(index);
+            let due = self.keep_or_expire(index);
             if let Some(session) = self.sessions.get_mut(index)
-                && let Phase::Live { second: kept, .. } = &mut session.phase
+                && let Phase::Live { due: kept, .. } = &mut session.phase
             {
-                *kept = second;
+                *kept = due;
             }
         }
     }
 
     /// Puts a session whose second came back under its deadline, if it was
     /// renewed, or among the overdue ones.
-    pub(super) fn keep_or_expire(&mut self, index: SessionIndex) -> Option<NonZeroU64> {
+    pub(super) fn keep_or_expire(&mut self, index: SessionIndex) -> Due {
         let renewed = self.sessions.get(index).and_then(|session| session.live_until(self.now));
         match renewed {
             Some(deadline) => self.deadlines.push(&mut self.sessions, index, deadline),
             None => {
                 self.overdue.push(&mut self.sessions, index);
-                None
+                Due::NONE
             }
         }
     }

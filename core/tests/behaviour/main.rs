@@ -3,7 +3,10 @@
 mod bounds;
 mod determinism;
 mod fixture;
+mod fleet;
 mod restore;
 mod sessions;
 mod shares;
+#[path = "../fleet/store.rs"]
+mod store;
 mod time;

@@ -51,6 +51,8 @@ struct SessionValue<'row> {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     holds: BTreeMap<Cow<'row, str>, Vec<String>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    gave: BTreeMap<Cow<'row, str>, Vec<String>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     spent: BTreeMap<Cow<'row, str>, BTreeMap<String, UsageValue>>,
 }
 
@@ -95,13 +97,17 @@ pub(crate) fn key_value(row: &KeyRow, offset: Offset) -> String {
     })
 }
 
-/// The value of a session; what it gave back is left out.
+/// The value of a session; what it spent with what it gave back is left out.
 pub(crate) fn session_value(row: &SessionRow, offset: Offset) -> String {
     let mut holds: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut gave: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let mut spent: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    let held = row.allocations.iter().filter(|allocation| allocation.held && !row.ended);
-    for allocation in held {
+    for allocation in &row.allocations {
         let (model, key) = (Cow::from(allocation.model.as_str()), allocation.key.to_string());
+        if !allocation.held || row.ended {
+            gave.entry(model).or_default().push(key);
+            continue;
+        }
         let usage = UsageValue::from(allocation.usage);
         if usage != UsageValue::default() {
             spent.entry(model.clone()).or_default().insert(key.clone(), usage);
@@ -111,7 +117,7 @@ pub(crate) fn session_value(row: &SessionRow, offset: Offset) -> String {
     let (opened, end) = (offset.to_fleet(row.opened), offset.to_fleet(row.end));
     let (ends, ended) = if row.ended { (None, Some(end)) } else { (Some(end), None) };
     let (user, term, base) = (row.user, row.term, row.base);
-    json(&SessionValue { user, opened, ends, ended, term, base, holds, spent })
+    json(&SessionValue { user, opened, ends, ended, term, base, holds, gave, spent })
 }
 
 /// The key that id and value stand for.
@@ -169,6 +175,14 @@ fn allocations(value: &SessionValue<'_>) -> Result<Vec<AllocationRow>, String> {
             let usage = usage.copied().unwrap_or_default().into();
             let key: KeyId = key.parse().map_err(|error: IdError| error.to_string())?;
             rows.push(AllocationRow { key, model: model.clone(), held: true, usage });
+        }
+    }
+    for (name, keys) in &value.gave {
+        let model = model(name)?;
+        for key in keys {
+            let key: KeyId = key.parse().map_err(|error: IdError| error.to_string())?;
+            let (model, usage) = (model.clone(), Usage::default());
+            rows.push(AllocationRow { key, model, held: false, usage });
         }
     }
     Ok(rows)

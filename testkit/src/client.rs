@@ -1,9 +1,13 @@
 //! A client of a daemon at a socket.
 
+use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use hyper_util::rt::TokioIo;
 use key_server_proto::v1::key_server_client::KeyServerClient;
+use rustix::fs::{Gid, Uid};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Error};
 
@@ -30,4 +34,29 @@ pub async fn channel(path: &Path) -> Result<Channel, Error> {
     });
     let endpoint = Endpoint::from_static("http://localhost");
     endpoint.connect_with_connector(connector).await
+}
+
+/// A client that the kernel knows as `uid`: credentials belong to the thread
+/// that connects.
+///
+/// # Panics
+/// When that does not work; only root may be somebody else.
+pub async fn connect_as(uid: u32, socket: &Path) -> Client {
+    let path = socket.to_owned();
+    let connecting = std::thread::spawn(move || {
+        let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
+        set_thread_res_gid(gid, gid, gid).expect("root may");
+        set_thread_res_uid(uid, uid, uid).expect("root may");
+        StdStream::connect(path).expect("everybody may connect")
+    });
+    let stream = connecting.join().expect("it connects");
+    stream.set_nonblocking(true).expect("it is open");
+    let stream = Mutex::new(Some(UnixStream::from_std(stream).expect("it is open")));
+    let connector = tower::service_fn(move |_| {
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stream = stream.map(TokioIo::new);
+        std::future::ready(stream.ok_or_else(|| std::io::Error::other("it is used up")))
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    KeyServerClient::new(endpoint.connect_with_connector(connector).await.expect("it listens"))
 }

@@ -2,22 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::sync::Mutex;
 
-use hyper_util::rt::TokioIo;
 use key_server_proto::v1;
-use key_server_proto::v1::key_server_client::KeyServerClient;
-use key_server_testkit::client::Client;
+use key_server_testkit::client::{Client, connect_as};
+use key_server_testkit::picture::picture;
 use key_server_testkit::process::{Home, ServerProcess};
-use rustix::fs::{Gid, Uid};
-use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
-use crate::picture::picture;
 use crate::support::{
     ANTHROPIC, CSV, OPENAI, PROGRAM, home, is_root, key_ids, reason, records, release, report, run,
     select, selected, skip,
@@ -36,27 +28,6 @@ async fn open_server(test: &str) -> Option<(Home, ServerProcess, Client)> {
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let (server, client) = home.start().await.unwrap();
     Some((home, server, client))
-}
-
-/// A client that the kernel knows as `uid`: credentials belong to the thread
-/// that connects.
-async fn connect_as(uid: u32, socket: &Path) -> Client {
-    let path = socket.to_owned();
-    let connecting = std::thread::spawn(move || {
-        let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
-        set_thread_res_gid(gid, gid, gid).expect("root may");
-        set_thread_res_uid(uid, uid, uid).expect("root may");
-        UnixStream::connect(path).expect("everybody may connect")
-    });
-    let stream = connecting.join().expect("it connects");
-    stream.set_nonblocking(true).unwrap();
-    let stream = Mutex::new(Some(tokio::net::UnixStream::from_std(stream).unwrap()));
-    let connector = tower::service_fn(move |_| {
-        let stream = stream.lock().unwrap().take().map(TokioIo::new);
-        std::future::ready(stream.ok_or_else(|| std::io::Error::other("it is used up")))
-    });
-    let endpoint = Endpoint::from_static("http://localhost");
-    KeyServerClient::new(endpoint.connect_with_connector(connector).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

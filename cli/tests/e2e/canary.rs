@@ -10,6 +10,7 @@ use std::process::Stdio;
 use data_encoding::{BASE64, BASE64URL, HEXLOWER, HEXUPPER};
 use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect};
+use key_server_testkit::leaks;
 use key_server_testkit::process::{Home, ServerProcess};
 use rustix::process::Signal;
 
@@ -38,8 +39,6 @@ const REASONS: [&str; 10] = [
     "did you mean",
     "AllAtCap",
 ];
-/// So much of a canary is a leak; a masked key shows less.
-const WINDOW_BYTES: usize = 8;
 
 fn csv() -> String {
     let [a, b, c, d, _] = CANARIES;
@@ -338,44 +337,10 @@ impl Song {
 
 /// Leaks in every file below `dir`, but for those of the names `except`.
 fn leaks_in(dir: &Path, except: &[&str]) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let entry = entry.unwrap();
-        let (path, kind) = (entry.path(), entry.file_type().unwrap());
-        if kind.is_dir() {
-            found.extend(leaks_in(&path, except));
-        } else if kind.is_file() && !except.iter().any(|name| entry.file_name() == *name) {
-            found.extend(leaks(&path.display().to_string(), &fs::read(&path).unwrap()));
-        }
-    }
-    found
+    leaks::leaks_in(&CANARIES, dir, except)
 }
 
 /// Which canaries are in the bytes, in any form.
 fn leaks(place: &str, bytes: &[u8]) -> Vec<String> {
-    let is_there = |needle: &[u8]| {
-        bytes.windows(needle.len()).any(|window| window[0] == needle[0] && window == needle)
-    };
-    let leaked = |canary: &&&str| forms(canary).iter().any(|form| is_there(form));
-    let leaked = CANARIES.iter().filter(leaked);
-    leaked.map(|canary| format!("{canary} in {place}")).collect()
-}
-
-fn forms(canary: &str) -> Vec<Vec<u8>> {
-    let bytes = canary.as_bytes();
-    let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
-    let windows =
-        |bytes: &[u8]| bytes.windows(WINDOW_BYTES).map(<[u8]>::to_vec).collect::<Vec<_>>();
-    let some = &bytes[..12];
-    let mut forms = [windows(bytes), windows(&reversed)].concat();
-    forms.push(HEXLOWER.encode(some).into_bytes());
-    forms.push(HEXUPPER.encode(some).into_bytes());
-    // As `{:?}` shows bytes.
-    forms.push(format!("{some:?}").trim_matches(['[', ']']).as_bytes().to_vec());
-    for start in 0..3 {
-        // Whole groups of three bytes, wherever the text before them ended.
-        forms.push(BASE64.encode(&bytes[start..start + 12]).into_bytes());
-        forms.push(BASE64URL.encode(&bytes[start..start + 12]).into_bytes());
-    }
-    forms
+    leaks::leaks(&CANARIES, place, bytes)
 }

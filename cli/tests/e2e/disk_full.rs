@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 
 use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect};
+use key_server_testkit::picture::{Picture, picture};
 use key_server_testkit::process::{Home, ServerProcess};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::picture::{Picture, picture};
 use crate::support::{
     ANTHROPIC, CSV, DEEPSEEK, OPENAI, home, is_root, key_ids, records, release, report, run,
     select, selected, skip, until, verify,

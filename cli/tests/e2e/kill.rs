@@ -10,13 +10,12 @@ use key_server_ledger::{Fact, Options, read};
 use key_server_projections::SqliteProjection;
 use key_server_proto::v1;
 use key_server_server::engine;
+use key_server_testkit::books::{Books, Call, Session, add};
 use key_server_testkit::client::{Client, connect};
+use key_server_testkit::picture::{Picture, picture};
 use key_server_testkit::process::Home;
 use tokio::sync::Notify;
-use tonic::Status;
-use tonic_types::StatusExt;
 
-use crate::picture::{Picture, picture};
 use crate::support::{
     ANTHROPIC, CSV, DEEPSEEK, OPENAI, Random, home, spawn, until, verify, within,
 };
@@ -24,8 +23,6 @@ use crate::support::{
 const CLIENTS: usize = 6;
 /// A kill waits for so many answers at most.
 const ANSWERS_MAX: usize = 90;
-/// Acknowledged reports that a client makes again after a restart.
-const REPEATS_COUNT: usize = 5;
 const MODELS: [&str; 3] = [OPENAI, ANTHROPIC, DEEPSEEK];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +46,11 @@ struct Fleet {
 
 impl Fleet {
     fn new(home: Home) -> Self {
-        Self { home, books: (0..CLIENTS).map(Books::new).collect(), random: Random::new(7) }
+        Self {
+            home,
+            books: (0..CLIENTS).map(|client| Books::new(client, &MODELS)).collect(),
+            random: Random::new(7),
+        }
     }
 
     async fn survive(mut self, rounds: usize) {
@@ -79,7 +80,7 @@ impl Fleet {
         let mut workers = Vec::new();
         for books in std::mem::take(&mut self.books) {
             let client = connect(&self.home.socket()).await.expect("it listens");
-            workers.push(spawn(books.work(client, Arc::clone(&answers))));
+            workers.push(spawn(work(books, client, Arc::clone(&answers))));
         }
         within("the answers of a round", answers.done.notified()).await;
         if is_late {
@@ -148,7 +149,7 @@ impl Fleet {
     fn check_ledger(&self) {
         let ledger = LedgerBooks::read(&self.home.state().join("ledger"));
         for books in &self.books {
-            books.check_ledger(&ledger);
+            check_ledger(books, &ledger);
         }
         let open = self.books.iter().filter_map(|books| books.unanswered.as_ref());
         let open = open.filter(|call| matches!(call, Call::Track(_))).count();
@@ -221,6 +222,14 @@ fn rows(state: &Path) -> (Vec<KeyRow>, Vec<SessionRow>) {
     (keys, sessions)
 }
 
+/// Calls until there is no answer.
+async fn work(mut books: Books, mut client: Client, answers: Arc<Answers>) -> Books {
+    while books.call(&mut client).await {
+        answers.one();
+    }
+    books
+}
+
 /// Counts the answers of all clients and tells when a round is over.
 struct Answers {
     count: AtomicUsize,
@@ -240,210 +249,19 @@ impl Answers {
     }
 }
 
-/// What one client knows, from answers alone.
-struct Books {
-    client: usize,
-    random: Random,
-    sessions: BTreeMap<String, Session>,
-    /// Acknowledged.
-    reported: Vec<v1::TrackUsageRequest>,
-    /// At most one call is under way.
-    unanswered: Option<Call>,
-    made: usize,
-}
-
-#[derive(Default)]
-struct Session {
-    /// (model, key) that were ever given.
-    given: BTreeSet<(String, String)>,
-    held: BTreeSet<(String, String)>,
-    is_live: bool,
-}
-
-#[derive(Clone)]
-enum Call {
-    Select(v1::SelectKeysRequest),
-    Track(v1::TrackUsageRequest),
-    Release(v1::ReleaseKeyRequest),
-}
-
-impl Session {
-    fn held_keys(&self) -> BTreeSet<&str> {
-        self.held.iter().map(|(_, key)| key.as_str()).collect()
-    }
-}
-
-impl Books {
-    fn new(client: usize) -> Self {
-        Self {
-            client,
-            random: Random::new(client as u64 + 100),
-            sessions: BTreeMap::new(),
-            reported: Vec::new(),
-            unanswered: None,
-            made: 0,
+fn check_ledger(books: &Books, ledger: &LedgerBooks) {
+    for (id, session) in &books.sessions {
+        for (model, key) in &session.given {
+            let given = (id.clone(), model.clone(), key.clone());
+            assert!(ledger.given.contains(&given), "{given:?} left without a record");
         }
+        assert!(session.is_live || ledger.ended.contains(id), "{id} was released");
     }
-
-    fn live(&self) -> impl Iterator<Item = &Session> {
-        self.sessions.values().filter(|session| session.is_live)
+    for report in &books.reported {
+        let event = (report.session_id.clone(), report.event_id.clone());
+        let tokens = (report.key_id.clone(), report.input_tokens, report.output_tokens);
+        assert_eq!(ledger.reports.get(&event), Some(&tokens), "{event:?}");
     }
-
-    /// Calls until there is no answer.
-    async fn work(mut self, mut client: Client, answers: Arc<Answers>) -> Self {
-        loop {
-            self.unanswered = Some(self.next_call());
-            if !self.answer(&mut client, false).await {
-                return self;
-            }
-            answers.one();
-        }
-    }
-
-    fn next_call(&mut self) -> Call {
-        self.made += 1;
-        let name = format!("{}-{}", self.client, self.made);
-        let sessions: Vec<_> = self.sessions.keys().cloned().collect();
-        if sessions.is_empty() || self.random.below(4) == 0 {
-            return self.select(name);
-        }
-        let session = sessions[self.random.below(sessions.len())].clone();
-        match (self.random.below(10), self.sessions[&session].is_live) {
-            (0, true) => self.select(session),
-            (1..3, true) => Call::Release(self.release(session)),
-            _ => Call::Track(self.track(session, name)),
-        }
-    }
-
-    fn select(&mut self, session: String) -> Call {
-        let first = self.random.below(MODELS.len());
-        let models = MODELS.iter().cycle().skip(first).take(1 + self.random.below(2));
-        Call::Select(v1::SelectKeysRequest {
-            session_id: session,
-            user_id: i32::try_from(self.client).expect("clients are few"),
-            models: models.map(|model| (*model).to_owned()).collect(),
-            count_per_model: i32::try_from(self.random.below(4)).expect("it is small"),
-        })
-    }
-
-    fn track(&mut self, session: String, event_id: String) -> v1::TrackUsageRequest {
-        let given: Vec<_> = self.sessions[&session].given.iter().cloned().collect();
-        let (model, key_id) = given[self.random.below(given.len())].clone();
-        let failed = self.random.below(5) == 0;
-        let outcome = if failed { v1::Outcome::ProviderError } else { v1::Outcome::Success };
-        let mut tokens = || i64::try_from(self.random.below(500)).expect("it is small");
-        v1::TrackUsageRequest {
-            session_id: session,
-            key_id,
-            model,
-            input_tokens: tokens(),
-            output_tokens: tokens(),
-            outcome: outcome.into(),
-            event_id,
-            ..v1::TrackUsageRequest::default()
-        }
-    }
-
-    /// A whole session, or one model of it.
-    fn release(&mut self, session: String) -> v1::ReleaseKeyRequest {
-        let held = self.sessions[&session].held.iter().next();
-        let model = held.filter(|_| self.made.is_multiple_of(2)).map(|(model, _)| model.clone());
-        v1::ReleaseKeyRequest {
-            session_id: session,
-            model: model.unwrap_or_default(),
-            ..v1::ReleaseKeyRequest::default()
-        }
-    }
-
-    /// Makes the call that is under way; true once its answer is in the books.
-    async fn answer(&mut self, client: &mut Client, is_repeat: bool) -> bool {
-        let call = self.unanswered.clone().expect("a call is under way");
-        let answered = match call {
-            Call::Select(request) => {
-                let reply = client.select_keys_for_session(request.clone()).await;
-                reply.map(|reply| self.selected(&request, reply.into_inner(), is_repeat))
-            }
-            Call::Track(request) => {
-                let reply = client.track_usage(request.clone()).await;
-                reply.map(|_| self.reported.push(request))
-            }
-            Call::Release(request) => {
-                let reply = client.release_key(request.clone()).await;
-                reply.map(|_| self.released(&request))
-            }
-        };
-        if let Err(status) = answered {
-            assert_lost(&status);
-            return false;
-        }
-        self.unanswered = None;
-        true
-    }
-
-    /// Makes some acknowledged reports again: they count once.
-    async fn repeat_reports(&mut self, client: &mut Client) {
-        for _ in 0..REPEATS_COUNT.min(self.reported.len()) {
-            let report = self.reported[self.random.below(self.reported.len())].clone();
-            let reply = client.track_usage(report).await.expect("it is known");
-            assert!(reply.into_inner().success);
-        }
-    }
-
-    fn selected(
-        &mut self,
-        request: &v1::SelectKeysRequest,
-        reply: v1::SelectKeysResponse,
-        is_repeat: bool,
-    ) {
-        assert!(reply.success, "{}", reply.error);
-        let session = self.sessions.entry(request.session_id.clone()).or_default();
-        session.is_live = true;
-        for key in reply.keys {
-            assert!(key.api_key.contains("fake"), "a key is a key");
-            let allocation = (format!("{}/{}", key.provider, key.model), key.key_id);
-            // What the first try was given is unknown to a repeat.
-            assert!(is_repeat || key.already_held == session.held.contains(&allocation));
-            session.given.insert(allocation.clone());
-            session.held.insert(allocation);
-        }
-    }
-
-    fn released(&mut self, request: &v1::ReleaseKeyRequest) {
-        let session = self.sessions.get_mut(&request.session_id).expect("it is ours");
-        if request.model.is_empty() {
-            session.is_live = false;
-            session.held.clear();
-        } else {
-            session.held.retain(|(model, _)| *model != request.model);
-        }
-    }
-
-    fn check_ledger(&self, ledger: &LedgerBooks) {
-        for (id, session) in &self.sessions {
-            for (model, key) in &session.given {
-                let given = (id.clone(), model.clone(), key.clone());
-                assert!(ledger.given.contains(&given), "{given:?} left without a record");
-            }
-            assert!(session.is_live || ledger.ended.contains(id), "{id} was released");
-        }
-        for report in &self.reported {
-            let event = (report.session_id.clone(), report.event_id.clone());
-            let tokens = (report.key_id.clone(), report.input_tokens, report.output_tokens);
-            assert_eq!(ledger.reports.get(&event), Some(&tokens), "{event:?}");
-        }
-    }
-}
-
-/// Only a dead daemon may leave a call without an answer.
-fn assert_lost(status: &Status) {
-    assert!(status.get_error_details().error_info().is_none(), "{status:?}");
-}
-
-fn add(usage: &mut v1::Usage, report: &v1::TrackUsageRequest) {
-    usage.requests += 1;
-    usage.input_tokens += report.input_tokens;
-    usage.output_tokens += report.output_tokens;
-    usage.failures += i64::from(report.outcome() != v1::Outcome::Success);
 }
 
 /// What the ledger says, read beside the daemon's back.

@@ -7,7 +7,6 @@ mod callers;
 mod canary;
 mod disk_full;
 mod kill;
-mod picture;
 mod snippets;
 mod starts;
 mod support;

@@ -7,9 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
+use key_server_testkit::picture::picture;
 use key_server_testkit::process::{Home, ServerProcess};
 
-use crate::picture::picture;
 use crate::support::{
     CSV, Ended, OPENAI, home, is_root, ledger_text, run, select, selected, skip, verify,
 };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use key_server_proto::v1;
 use key_server_proto::v1::key_server_server::SERVICE_NAME;
 use key_server_testkit::client::{channel, connect};
+use key_server_testkit::picture::picture;
 use key_server_testkit::process::ServerProcess;
 use rustix::process::Signal;
 use tokio_stream::StreamExt;
@@ -18,7 +19,6 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb;
 
-use crate::picture::picture;
 use crate::support::{CSV, OPENAI, Random, health, home, select, selected, until, within};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

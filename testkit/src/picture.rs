@@ -1,20 +1,27 @@
 //! Everything that `GetStats` shows, to be compared.
 
+use crate::client::Client;
 use key_server_proto::v1;
-use key_server_testkit::client::Client;
 
 /// All keys, pools, sessions and totals. Without instants: between two runs of
 /// a daemon their display may differ by the milliseconds between two clocks.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Picture {
-    pub(crate) keys: Vec<v1::KeyStats>,
-    pub(crate) pools: Vec<v1::PoolStats>,
-    pub(crate) sessions: Vec<v1::SessionStats>,
-    pub(crate) totals: v1::Totals,
+pub struct Picture {
+    /// By id.
+    pub keys: Vec<v1::KeyStats>,
+    /// By name.
+    pub pools: Vec<v1::PoolStats>,
+    /// By owner and id.
+    pub sessions: Vec<v1::SessionStats>,
+    /// As shown to an operator.
+    pub totals: v1::Totals,
 }
 
 /// What the daemon shows to an operator.
-pub(crate) async fn picture(client: &mut Client) -> Picture {
+///
+/// # Panics
+/// When it refuses.
+pub async fn picture(client: &mut Client) -> Picture {
     let mut picture = Picture {
         keys: Vec::new(),
         pools: Vec::new(),
@@ -53,7 +60,8 @@ impl Picture {
         }
     }
 
-    pub(crate) fn session(&self, owner: u32, id: &str) -> Option<&v1::SessionStats> {
+    /// A session by its name.
+    pub fn session(&self, owner: u32, id: &str) -> Option<&v1::SessionStats> {
         let mut sessions = self.sessions.iter();
         sessions.find(|session| session.owner_uid == owner && session.session_id == id)
     }

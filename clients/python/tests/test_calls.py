@@ -209,6 +209,25 @@ def test_get_stats_reads_keys_pools_sessions_and_totals(
     assert stats.next_page_token == "t2"
 
 
+def test_figures_by_node_are_told_when_asked_for(client: Any, server: ScriptedServer) -> None:
+    reply = pb.GetStatsResponse()
+    reply.nodes.add(node_id="n_a", sessions_live=2, lifetime=pb.Usage(requests=5))
+    key = reply.keys.add(key_id="k_1", window_tokens=30)
+    part = key.nodes.add(node_id="n_b", window_tokens=10, lifetime=pb.Usage(output_tokens=4))
+    part.last_used_at.FromSeconds(1)
+    reply.sessions.add(session_id="s", node_id="n_b")
+    server.on("GetStats", lambda *_: reply)
+    client.get_stats()
+    stats = client.get_stats(by_node=True)
+    assert [request.by_node for request in server.requests("GetStats")] == [False, True]
+    assert (stats.nodes[0].node_id, stats.nodes[0].sessions_live) == ("n_a", 2)
+    assert stats.nodes[0].lifetime.requests == 5
+    (node,) = stats.keys[0].nodes
+    assert (node.node_id, node.window_tokens, node.lifetime.output_tokens) == ("n_b", 10, 4)
+    assert node.last_used_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=timezone.utc)
+    assert stats.sessions[0].node_id == "n_b"
+
+
 def test_no_user_is_another_filter_than_user_zero(client: Any, server: ScriptedServer) -> None:
     server.on("GetStats", lambda *_: pb.GetStatsResponse())
     client.get_stats()
@@ -279,6 +298,7 @@ def test_health_tells_the_whole_state(client: Any, server: ScriptedServer) -> No
         pid=42,
     )
     reply.uptime.FromMilliseconds(1500)
+    reply.nodes.add(node_id="n2", version="0.1.0").silent_for.FromMilliseconds(250)
     server.on("Health", lambda *_: reply)
     health = client.health_check()
     assert health.status is HealthStatus.DEGRADED
@@ -286,6 +306,7 @@ def test_health_tells_the_whole_state(client: Any, server: ScriptedServer) -> No
     assert health.uptime_seconds == 1.5
     assert health.ledger_position == 2**40
     assert health.backends[0].name == "ledger"
+    assert (health.nodes[0].node_id, health.nodes[0].silent_seconds) == ("n2", 0.25)
     assert "status=HealthStatus.DEGRADED" in f"Health: {health}"
 
 

@@ -40,12 +40,16 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Lines after the first are details.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        let message = message.into();
-        let mut lines = message.lines().filter(|line| !line.is_empty()).map(str::to_owned);
-        let message = lines.next().unwrap_or_default();
-        Self { exit, message, details: lines.collect(), hints: Vec::new() }
+        Self { exit, message: message.into(), details: Vec::new(), hints: Vec::new() }
+    }
+
+    /// A reason of our own, of which lines after the first are details. What
+    /// others wrote must not be taken apart: they could forge a line.
+    pub(crate) fn of_lines(exit: Exit, reason: &str) -> Self {
+        let mut lines = reason.lines().filter(|line| !line.is_empty());
+        let failure = Self::new(exit, lines.next().unwrap_or_default());
+        lines.fold(failure, Self::detail)
     }
 
     /// The answer is no.
@@ -85,7 +89,8 @@ mod tests {
 
     #[test]
     fn lines_after_the_first_are_details() {
-        let failure = Failure::no("no permission. The policy:\n\npath \"a\" {}\npath \"b\" {}\n");
+        let reason = "no permission. The policy:\n\npath \"a\" {}\npath \"b\" {}\n";
+        let failure = Failure::of_lines(Exit::No, reason);
         assert_eq!(failure.message, "no permission. The policy:");
         assert_eq!(failure.details, ["path \"a\" {}", "path \"b\" {}"]);
     }

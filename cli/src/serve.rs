@@ -111,7 +111,7 @@ async fn reload(running: &Running, log: Option<&LogFile>) {
 }
 
 fn cannot_start(error: impl ToString) -> Failure {
-    Failure::usage(error.to_string())
+    Failure::of_lines(Exit::Usage, &error.to_string())
 }
 
 fn not_started(error: RunError) -> Failure {
@@ -121,7 +121,7 @@ fn not_started(error: RunError) -> Failure {
             problems.into_iter().fold(failure, Failure::detail)
         }
         RunError::Keys(KeysError::Store(error @ SecretStoreError::Denied(_))) => {
-            Failure::usage(error.to_string())
+            cannot_start(error)
         }
         error => cannot_start(error),
     }

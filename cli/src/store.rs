@@ -207,9 +207,9 @@ fn tell(args: &MigrateArgs, todo: &Todo, output: &mut Output) -> Result<(), Fail
 }
 
 fn failed(error: SecretStoreError) -> Failure {
-    Failure::no(error.to_string())
+    Failure::of_lines(Exit::No, &error.to_string())
 }
 
 fn unfit(error: impl ToString) -> Failure {
-    Failure::usage(error.to_string())
+    Failure::of_lines(Exit::Usage, &error.to_string())
 }

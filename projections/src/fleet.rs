@@ -146,8 +146,8 @@ pub struct Announced {
     /// True when the fleet's clock moved against the node's, so that instants
     /// which were published before are wrong: publish everything anew.
     pub clock_moved: bool,
-    /// What an operator should know of the server, in words: its eviction
-    /// policy, its persistence, that it is a read-only replica.
+    /// What an operator should change at the server, in words, as long as it is
+    /// so: its eviction policy, that it is a read-only replica.
     pub warnings: Vec<String>,
 }
 

@@ -69,7 +69,13 @@ impl Backend {
 
     /// It does not, or not as it should.
     pub fn fails(&self, state: BackendState, error: impl ToString) {
-        self.change(state, Some(error.to_string()));
+        // Of a reason of many lines the first says what happened.
+        let error = error.to_string();
+        let first = error.lines().next().unwrap_or_default();
+        self.change(
+            state,
+            Some(first.trim_end_matches(" The policy that a token needs:").to_owned()),
+        );
     }
 
     fn change(&self, state: BackendState, error: Option<String>) {

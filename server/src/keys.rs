@@ -21,6 +21,7 @@ use crate::error::{ErrorKind, ServiceError};
 /// How often an import is planned anew because another node wrote meanwhile.
 const CONFLICTS_MAX: u32 = 5;
 const CONFLICT: &str = "STORE_CONFLICT";
+const DENIED: &str = "STORE_DENIED";
 /// How long to wait for a store that is away: at first, and at most.
 const TRY_AGAIN_FIRST: Duration = Duration::from_millis(500);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(15);
@@ -286,7 +287,13 @@ impl Keys {
     async fn serve_copy(&self) -> Option<i64> {
         let copy = &self.offline.as_ref()?.copy;
         let (keys, as_of_ms) = match copy.load().await {
-            Ok(loaded) => loaded.filter(|(_, as_of_ms)| !self.is_too_old(*as_of_ms))?,
+            Ok(None) => return None,
+            Ok(Some((_, as_of_ms))) if self.is_too_old(as_of_ms) => {
+                let as_of = wall_text(as_of_ms);
+                tracing::warn!("the copy of {as_of} is older than offline_stale_max: not served");
+                return None;
+            }
+            Ok(Some(loaded)) => loaded,
             Err(error) => {
                 tracing::warn!("the copy of the keys cannot be used: {error}");
                 return None;
@@ -392,7 +399,13 @@ impl Keys {
         }
         let reload = Reload { path: None, force: false, dry_run: false };
         let is_empty = stored.is_empty();
-        let reloaded = self.import(None, &reload, stored).await?;
+        let reloaded = match self.import(None, &reload, stored).await {
+            // Reading is permitted, writing is not.
+            Err(error) if error.reason == DENIED => {
+                return self.go_on_without(is_empty, &error.to_string(), &[]).await;
+            }
+            imported => imported?,
+        };
         match reloaded.refusal {
             None => Ok(()),
             Some(refusal) => self.go_on_without(is_empty, &refusal, &reloaded.problems).await,
@@ -635,8 +648,11 @@ fn store_failed(error: &SecretStoreError) -> ServiceError {
         SecretStoreError::Corrupt(text) => {
             ServiceError::new(ErrorKind::Corrupt, "STORE_CORRUPT", text.clone())
         }
-        SecretStoreError::Unavailable(text) | SecretStoreError::Denied(text) => {
+        SecretStoreError::Unavailable(text) => {
             ServiceError::new(ErrorKind::Unavailable, "STORE_UNAVAILABLE", text.clone())
+        }
+        SecretStoreError::Denied(text) => {
+            ServiceError::new(ErrorKind::Unavailable, DENIED, text.clone())
         }
         SecretStoreError::Conflict(text) => {
             ServiceError::new(ErrorKind::Unavailable, CONFLICT, text.clone())

@@ -158,6 +158,12 @@ impl State {
         self.fleet.as_ref().is_some_and(|fleet| fleet.guest(session).is_some())
     }
 
+    /// Whether another node says that the session lives there, and it does.
+    pub(crate) fn lives_elsewhere(&self, session: &SessionRef) -> bool {
+        let guest = self.fleet.as_ref().and_then(|fleet| fleet.guest(session));
+        guest.is_some_and(|(_, guest)| guest.is_live())
+    }
+
     /// Sessions that live here and at another node in a larger term, since the
     /// last look; to be settled.
     pub fn take_displaced(&mut self) -> Vec<SessionRef> {

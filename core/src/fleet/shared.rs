@@ -151,7 +151,11 @@ impl State {
         }
     }
 
+    /// Those of a session that went on at another node are that node's.
     fn capped_holds(&self, row: &SessionRow) -> Vec<CappedHold> {
+        if row.ended && self.lives_elsewhere(&row.session) {
+            return Vec::new();
+        }
         let allocations = row.allocations.iter();
         let capped = allocations.filter(|allocation| {
             let key = self.key(allocation.key);
@@ -171,11 +175,6 @@ impl State {
             }
         }
         holds
-    }
-
-    /// Whether any key may be held by so many sessions only.
-    pub fn has_caps(&self) -> bool {
-        self.keys_capped > 0
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Presence {
     /// Pools that the node may have written itself into; none when it does not
     /// know.
     pools: Option<BTreeSet<String>>,
-    /// What the operator was not told yet.
+    /// What is wrong with the server, as far as that was looked at.
     warnings: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Shared {
         }
         self.renew(&mut presence).await?;
         let mark_seq = heard.mark_seq.filter(|_| !clock_moved);
-        let warnings = std::mem::take(&mut presence.warnings);
+        let warnings = presence.warnings.clone();
         Ok(Announced { mark_seq, clock_moved, warnings })
     }
 

@@ -23,8 +23,13 @@ impl Shared {
             )));
         }
         let saves = if info.field("aof_enabled") == Some("0") { self.saves().await? } else { None };
-        let warnings = [eviction(&info), replica(&info), persistence(saves.as_deref())];
-        Ok(warnings.into_iter().flatten().collect())
+        if saves.as_deref() == Some("") {
+            tracing::info!(
+                "Redis keeps nothing on disk: after a restart of it everything is published again \
+                 (harmless; appendonly yes avoids it)"
+            );
+        }
+        Ok([eviction(&info), replica(&info)].into_iter().flatten().collect())
     }
 
     /// When the server saves everything, as its settings say it.
@@ -74,12 +79,6 @@ fn replica(info: &Info<'_>) -> Option<String> {
     let master = info.field("master_host").zip(info.field("master_port"));
     let master = master.map_or_else(String::new, |(host, port)| format!(" ({host}:{port})"));
     Some(format!("this Redis is a read-only replica: name its master{master}, or its sentinels"))
-}
-
-fn persistence(saves: Option<&str>) -> Option<String> {
-    (saves == Some("")).then(|| {
-        "Redis keeps nothing on disk: after a restart everything is published again (harmless; appendonly yes avoids it)".to_owned()
-    })
 }
 
 #[cfg(test)]

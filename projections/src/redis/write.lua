@@ -38,5 +38,8 @@ if ARGV[8] ~= '1' then
 elseif seq then
   redis.call('PUBLISH', ARGV[7], '{"from":' .. from .. ',"to":' .. from .. ARGV[9])
 end
-for place = 1, 3 do redis.call('PEXPIRE', KEYS[place], ARGV[6]) end
+-- What is new has no end yet; announcements put the end of all off.
+for place = 1, 3 do
+  if not seq or stored[place + 1] == '0' then redis.call('PEXPIRE', KEYS[place], ARGV[6]) end
+end
 return {'written', ARGV[1]}

@@ -51,7 +51,7 @@ fn main() {
         a_read_only_replica_is_named_with_its_cure,
         a_wrong_password_is_said_without_it,
         missing_rights_are_named_with_their_cure,
-        operators_are_told_what_they_should_know_once,
+        operators_are_told_what_they_should_change,
         scripts_that_the_server_forgot_are_sent_again,
         a_connection_that_was_cut_is_made_anew,
         lost_replies_never_lead_to_wrong_values,

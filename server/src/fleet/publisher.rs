@@ -13,7 +13,7 @@ use crate::backend::BackendState;
 use crate::engine::{Engine, SharedExtract};
 
 /// How long news are collected before they are told.
-const COLLECT: Duration = Duration::from_millis(10);
+const COLLECT: Duration = Duration::from_millis(20);
 /// How often the node says that it is there.
 pub(crate) const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// Keys and sessions of one batch, each.
@@ -125,6 +125,8 @@ impl Publisher {
         }
         if !is_there || announced.clock_moved {
             self.told = None;
+        } else if self.stuck.is_none() {
+            self.fleet.backend.works();
         }
     }
 

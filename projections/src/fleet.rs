@@ -33,6 +33,13 @@ pub trait Fleet: Send + Sync {
     /// `Unavailable`: say it again later. `Foreign`: an operator decides.
     async fn announce(&self, status: &NodeStatus) -> Result<Announced, ProjectionError>;
 
+    /// Says that the node ends in good order: nobody has to wonder why it is
+    /// silent until it announces itself again.
+    ///
+    /// # Errors
+    /// `Unavailable`: the others find out by its silence.
+    async fn leave(&self) -> Result<(), ProjectionError>;
+
     /// The other nodes that have announced themselves, living or away.
     ///
     /// # Errors
@@ -163,6 +170,8 @@ pub struct OtherNode {
     pub mark_seq: Option<u64>,
     /// How long ago it last announced itself.
     pub silent_for: Duration,
+    /// Whether it has said that it ends.
+    pub has_left: bool,
 }
 
 /// Keys that a session would like, best first.

@@ -184,6 +184,10 @@ impl Fleet for RedisFleet {
         announced.map_err(|fault| fault.at(&self.shared.store))
     }
 
+    async fn leave(&self) -> Result<(), ProjectionError> {
+        self.shared.leave().await.map_err(|fault| fault.at(&self.shared.store))
+    }
+
     async fn others(&self) -> Result<Vec<OtherNode>, ProjectionError> {
         self.shared.others().await.map_err(|fault| fault.at(&self.shared.store))
     }

@@ -70,7 +70,8 @@ impl Fleet {
     /// What an operator should look at, in words.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let away = self.nodes().into_iter().filter(|node| node.silent_for > AWAY_AFTER);
+        let nodes = self.nodes().into_iter();
+        let away = nodes.filter(|node| node.silent_for > AWAY_AFTER && !node.has_left);
         notes.extend(away.map(|node| {
             let silent = node.silent_for.as_secs();
             format!("node {} has been silent for {silent} s", node.node)

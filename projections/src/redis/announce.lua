@@ -5,6 +5,7 @@ local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local stored = redis.call('HMGET', KEYS[1], 'heartbeat', 'seq', 'offset', 'keys_rows', 'sessions_rows')
 redis.call('HSET', KEYS[1], 'version', ARGV[1], 'started', ARGV[2], 'heartbeat', now,
   'keys', ARGV[3], 'sessions', ARGV[4], 'host', ARGV[5], 'offset', stored[3] or ARGV[6])
+redis.call('HDEL', KEYS[1], 'left')
 local is_whole = tonumber(stored[4] or nil) == redis.call('HLEN', KEYS[2])
   and tonumber(stored[5] or nil) == redis.call('HLEN', KEYS[3])
 if stored[2] and not is_whole then

@@ -21,20 +21,28 @@ impl Shared {
         let now = fleet_ms(from_redis_value(answers.next().unwrap_or(redis::Value::Nil))?);
         let (mut others, mut gone) = (Vec::new(), Vec::new());
         for (node, answer) in nodes.into_iter().zip(answers) {
-            let (version, seq, heartbeat): (Option<String>, Option<u64>, Option<u64>) =
-                from_redis_value(answer)?;
+            type Fields = (Option<String>, Option<u64>, Option<u64>, Option<u64>);
+            let (version, seq, heartbeat, left): Fields = from_redis_value(answer)?;
             match heartbeat {
                 Some(heartbeat) => others.push(OtherNode {
                     node: Arc::from(node),
                     version: version.unwrap_or_default(),
                     mark_seq: seq,
                     silent_for: Duration::from_millis(now.saturating_sub(heartbeat)),
+                    has_left: left.is_some(),
                 }),
                 None => gone.push(node),
             }
         }
         self.forget(&gone).await?;
         Ok(others)
+    }
+
+    /// Says that this node ends.
+    pub(crate) async fn leave(&self) -> Result<(), Fault> {
+        let leave = command("HSET", &[&names::node(self.node()), "left", "1"]);
+        self.publisher.ask_one(leave).await?;
+        Ok(())
     }
 
     /// Takes nodes out of what several nodes share.
@@ -60,5 +68,5 @@ impl Shared {
 }
 
 fn look_at(node: &str) -> Cmd {
-    command("HMGET", &[&names::node(node), "version", "seq", "heartbeat"])
+    command("HMGET", &[&names::node(node), "version", "seq", "heartbeat", "left"])
 }

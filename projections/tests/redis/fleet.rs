@@ -78,6 +78,19 @@ pub(crate) fn others_are_named_with_mark_and_silence() {
     assert!(silent < Duration::from_secs(10));
 }
 
+pub(crate) fn a_node_that_left_is_not_missed_until_it_comes_again() {
+    let server = server();
+    let (one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));
+    one.announce();
+    two.announce();
+    let has_left = || wait(two.fleet.others()).unwrap()[0].has_left;
+    assert!(!has_left());
+    wait(one.fleet.leave()).unwrap();
+    assert!(has_left());
+    one.announce();
+    assert!(!has_left());
+}
+
 pub(crate) fn a_node_that_is_gone_is_forgotten() {
     let server = server();
     let (one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));

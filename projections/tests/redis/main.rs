@@ -27,6 +27,7 @@ fn main() {
         news_that_were_missed_leave_a_gap,
         a_node_that_joins_is_heard_of,
         others_are_named_with_mark_and_silence,
+        a_node_that_left_is_not_missed_until_it_comes_again,
         a_node_that_is_gone_is_forgotten,
         a_pool_that_is_gone_is_taken_out,
         a_node_that_is_an_hour_ahead_publishes_instants_that_others_read_right,

@@ -53,6 +53,7 @@ pub(crate) fn every_key_and_field_is_on_the_page_and_nothing_else_is() {
         let ms: i64 = server.ask(&["PTTL", name]).unwrap();
         assert!(ms > 0, "{name} does not expire");
     }
+    wait(one.fleet.leave()).unwrap();
     let fields: BTreeSet<String> = hash(&server, "keys:node:{one}").into_keys().collect();
     assert_eq!(fields, documented("What a node says of itself"));
     let value = |name: &str, field: &str| -> Value {

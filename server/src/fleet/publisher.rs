@@ -67,19 +67,26 @@ impl Publisher {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.announce().await;
-            let due = tokio::time::sleep(ANNOUNCE_EVERY);
-            let _ = stop.run_until_cancelled(self.tell_until(due)).await;
+            self.tell_for(ANNOUNCE_EVERY, &stop).await;
         }
-        self.flush().await;
+        if self.flush().await
+            && let Err(error) = self.fleet.port.leave().await
+        {
+            tracing::debug!("the other nodes were not told of the end: {error}");
+        }
     }
 
-    /// Tells news as they come, until it is time to announce the node again.
-    async fn tell_until(&mut self, due: tokio::time::Sleep) {
+    /// Tells news as they come, until it is time to announce the node again. A
+    /// batch that was begun is finished: what is taken out of the state must be
+    /// told, or kept.
+    async fn tell_for(&mut self, time: Duration, stop: &CancellationToken) {
+        let due = tokio::time::sleep(time);
         tokio::pin!(due);
         let mut works = self.flush().await;
         loop {
             tokio::select! {
                 () = &mut due => return,
+                () = stop.cancelled() => return,
                 () = self.engine.has_news(), if works => {}
             }
             tokio::time::sleep(COLLECT).await;

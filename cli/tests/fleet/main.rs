@@ -7,14 +7,22 @@ mod load;
 mod nodes;
 mod redis_faults;
 mod sharing;
-#[expect(dead_code, reason = "the tests of one daemon use more of it")]
+#[expect(dead_code, unused_imports, reason = "the tests of one daemon use more of it")]
 #[path = "../e2e/support.rs"]
 mod support;
+mod vault_away;
+mod vault_changes;
+mod vaults;
 
 use key_server_testkit::redis::RedisServer;
 use key_server_testkit::suite;
+use key_server_testkit::vault::VaultServer;
 
 fn main() {
-    let redis = [sharing::TESTS, redis_faults::TESTS].concat();
-    suite::run_each([(RedisServer::find().map(drop), redis)])
+    let redis = RedisServer::find().map(drop);
+    let vault = VaultServer::find().map(drop);
+    suite::run_each([
+        (redis, [sharing::TESTS, redis_faults::TESTS].concat()),
+        (vault, [vault_away::TESTS, vault_changes::TESTS].concat()),
+    ])
 }

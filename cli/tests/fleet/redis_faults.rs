@@ -1,8 +1,12 @@
 //! Whatever happens to Redis under load: calls go on, nothing acknowledged is
 //! lost or counted twice, and soon everything is right again everywhere.
 
+use std::time::Duration;
+
 use key_server_testkit::books::Books;
-use key_server_testkit::redis::{ADMIN_PASSWORD, RedisServer, write_private};
+use key_server_testkit::client::Client;
+use key_server_testkit::proxy::{Proxy, Weather};
+use key_server_testkit::redis::{PASSWORD, RedisServer, USER, write_private};
 use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
 
@@ -10,8 +14,16 @@ use crate::load::{Load, agree, books};
 use crate::nodes::{Node, home_at, nodes, run, wait};
 use crate::support::{CSV, OPENAI, health, home, select, selected, until, verify};
 
-pub(crate) const TESTS: &[Test] =
-    &tests![twenty_kills_of_redis_lose_nothing_and_count_nothing_twice,];
+pub(crate) const TESTS: &[Test] = &tests![
+    twenty_kills_of_redis_lose_nothing_and_count_nothing_twice,
+    everything_is_published_anew_after_flushall,
+    everything_is_published_anew_after_a_restart_without_data,
+    calls_go_on_while_redis_stands_still,
+    calls_go_on_while_redis_is_full,
+    calls_go_on_while_redis_is_a_read_only_replica,
+    calls_go_on_while_connections_are_slow_and_cut,
+    a_wrong_password_at_the_start_is_said_and_put_right_without_a_restart,
+];
 
 const CLIENTS: usize = 8;
 const KEPT: [&str; 2] = ["appendonly yes", "appendfsync everysec"];
@@ -71,4 +83,163 @@ fn twenty_kills_of_redis_lose_nothing_and_count_nothing_twice() {
         }
         fleet.ends_well().await;
     });
+}
+
+fn everything_is_published_anew_after_flushall() {
+    run(async {
+        let mut fleet = Fleet::start(&[]).await;
+        for _ in 0..2 {
+            fleet.bears(async |redis, _| redis.ask(&["FLUSHALL"]).unwrap()).await;
+        }
+        fleet.ends_well().await;
+    });
+}
+
+fn everything_is_published_anew_after_a_restart_without_data() {
+    run(async {
+        let mut fleet = Fleet::start(&KEPT).await;
+        fleet
+            .bears(async |redis, load| {
+                redis.kill_and_forget().unwrap();
+                load.answers(50).await;
+                wait(|| redis.resume());
+            })
+            .await;
+        fleet.ends_well().await;
+    });
+}
+
+/// Longer than the timeout of a command, so that connections are given up.
+fn calls_go_on_while_redis_stands_still() {
+    run(async {
+        let mut fleet = Fleet::start(&[]).await;
+        let mut client = fleet.nodes[0].connect().await;
+        fleet
+            .bears(async |redis, load| {
+                redis.freeze().unwrap();
+                until("the node says so", async || {
+                    is_fleet(&mut client, "unavailable").await.then_some(())
+                })
+                .await;
+                load.answers(200).await;
+                redis.thaw().unwrap();
+            })
+            .await;
+        fleet.ends_well().await;
+    });
+}
+
+fn calls_go_on_while_redis_is_full() {
+    run(async {
+        let mut fleet = Fleet::start(&["maxmemory-policy noeviction"]).await;
+        let mut client = fleet.nodes[0].connect().await;
+        fleet
+            .bears(async |redis, load| {
+                redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+                until("the node says so", async || {
+                    is_fleet(&mut client, "unavailable").await.then_some(())
+                })
+                .await;
+                load.answers(100).await;
+                redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+            })
+            .await;
+        fleet.ends_well().await;
+    });
+}
+
+fn calls_go_on_while_redis_is_a_read_only_replica() {
+    run(async {
+        let mut fleet = Fleet::start(&[]).await;
+        let mut client = fleet.nodes[0].connect().await;
+        fleet
+            .bears(async |redis, load| {
+                // Its master is away, so it keeps what it has.
+                redis.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+                until("the node says so", async || {
+                    is_fleet(&mut client, "unavailable").await.then_some(())
+                })
+                .await;
+                load.answers(100).await;
+                redis.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
+            })
+            .await;
+        fleet.ends_well().await;
+    });
+}
+
+fn calls_go_on_while_connections_are_slow_and_cut() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let proxy = Proxy::to(redis.port()).unwrap();
+        let url = redis.url_at(proxy.port());
+        let mut nodes = Vec::new();
+        for _ in 0..2 {
+            nodes.push(Node::start(home(CSV).with("KEY_SERVER_REDIS_URL", &url)).await);
+        }
+        let mut fleet = Fleet { redis, nodes, books: books(CLIENTS), rounds: 0 };
+        fleet
+            .bears(async |_, load| {
+                for weather in [
+                    Weather::Slow(Duration::from_millis(40)),
+                    Weather::CutAfter(2_000),
+                    Weather::RepliesLost,
+                    Weather::Refusing,
+                ] {
+                    proxy.set(weather);
+                    for _ in 0..3 {
+                        load.answers(30).await;
+                        proxy.cut();
+                    }
+                }
+                load.answers(30).await;
+                proxy.set(Weather::Fine);
+                proxy.cut();
+            })
+            .await;
+        fleet.ends_well().await;
+    });
+}
+
+fn a_wrong_password_at_the_start_is_said_and_put_right_without_a_restart() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let mut right = Node::start(home_at(&redis, CSV)).await;
+        let alone = home(CSV);
+        let password = alone.path().join("redis-password");
+        write_private(&password, "fake-wrong-password\n").unwrap();
+        let url = format!("redis://{USER}@127.0.0.1:{}", redis.port());
+        let alone = alone
+            .with("KEY_SERVER_REDIS_URL", url)
+            .with("KEY_SERVER_REDIS_PASSWORD_FILE", password.display());
+        let mut alone = Node::start(alone).await;
+        let said = until("the node says so", async || {
+            let backend = alone.backend("fleet").await;
+            (backend.state == "unavailable").then_some(backend.last_error)
+        })
+        .await;
+        assert!(said.contains("password"), "{said}");
+        selected(&mut alone.client, select("s1", &[OPENAI], 1)).await;
+        write_private(&password, PASSWORD).unwrap();
+        until("both know each other", async || {
+            let knows = health(&mut alone.client).await.nodes;
+            let is_known = health(&mut right.client).await.nodes;
+            (knows.len() == 1 && is_known.len() == 1).then_some(())
+        })
+        .await;
+        until("its session is known", async || {
+            (right.picture().await.totals.sessions_live == 1).then_some(())
+        })
+        .await;
+        assert_eq!(alone.backend("fleet").await.state, "ok");
+        for words in [alone.home.words(), said] {
+            assert!(!words.contains("fake-wrong-password") && !words.contains(PASSWORD), "{words}");
+        }
+    });
+}
+
+/// Whether Health says this of the fleet's Redis.
+async fn is_fleet(client: &mut Client, state: &str) -> bool {
+    let backends = health(client).await.backends;
+    backends.iter().any(|backend| backend.name.starts_with("fleet") && backend.state == state)
 }

@@ -1,0 +1,132 @@
+//! What people and other nodes change in Vault is in force, and nothing is
+//! lost or written for nothing.
+
+use std::collections::BTreeSet;
+
+use key_server_proto::v1;
+use key_server_testkit::suite::Test;
+use key_server_testkit::tests;
+use key_server_testkit::vault::VaultServer;
+
+use crate::nodes::{Node, run};
+use crate::support::{CSV, until};
+use crate::vaults::{delete, entries, home_in, put};
+
+pub(crate) const TESTS: &[Test] = &tests![
+    a_key_changed_by_hand_is_in_force_by_itself,
+    a_key_changed_by_hand_is_in_force_at_once_by_a_reload,
+    two_nodes_that_import_at_the_same_moment_lose_nothing,
+    an_unchanged_csv_writes_nothing_to_vault,
+];
+
+/// Ids of the keys that are served.
+async fn served(node: &mut Node) -> BTreeSet<String> {
+    let picture = node.picture().await;
+    let served = picture.keys.into_iter().filter(|key| key.state() != v1::KeyState::Retired);
+    served.map(|key| key.key_id).collect()
+}
+
+async fn serves(node: &mut Node, count: usize) -> BTreeSet<String> {
+    until("the change is in force", async || {
+        let served = served(node).await;
+        (served.len() == count).then_some(served)
+    })
+    .await
+}
+
+async fn reload(node: &mut Node) {
+    let reloaded = node.client.reload_keys(v1::ReloadKeysRequest::default()).await.unwrap();
+    let reloaded = reloaded.into_inner();
+    assert!(reloaded.success, "{reloaded:?}");
+}
+
+fn a_key_changed_by_hand_is_in_force_by_itself() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        let mut node = Node::start(home_in(&vault, "hand", CSV).await).await;
+        let of_csv = served(&mut node).await;
+        let count = of_csv.len();
+        put(&vault, "hand", "team-a", "sk-fake-by-hand-1").await;
+        let added = serves(&mut node, count + 1).await;
+        put(&vault, "hand", "team-a", "sk-fake-by-hand-2").await;
+        until("the old credential is gone, the new one is served", async || {
+            let served = served(&mut node).await;
+            (served.len() == count + 1 && served != added).then_some(())
+        })
+        .await;
+        delete(&vault, "hand", "team-a").await;
+        assert_eq!(serves(&mut node, count).await, of_csv);
+    });
+}
+
+fn a_key_changed_by_hand_is_in_force_at_once_by_a_reload() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        let home = home_in(&vault, "reload", CSV).await.with("KEY_SERVER_VAULT_POLL", "1h");
+        let mut node = Node::start(home).await;
+        let of_csv = served(&mut node).await;
+        put(&vault, "reload", "team-a", "sk-fake-by-hand-1").await;
+        reload(&mut node).await;
+        let added = served(&mut node).await;
+        assert_eq!(added.len(), of_csv.len() + 1);
+        put(&vault, "reload", "team-a", "sk-fake-by-hand-2").await;
+        reload(&mut node).await;
+        let changed = served(&mut node).await;
+        assert!(changed.len() == added.len() && changed != added);
+        delete(&vault, "reload", "team-a").await;
+        reload(&mut node).await;
+        assert_eq!(served(&mut node).await, of_csv);
+    });
+}
+
+fn csv_of(numbers: impl IntoIterator<Item = usize>) -> String {
+    let rows = numbers.into_iter().map(|number| format!("OpenAI,gpt-4o,sk-fake-shared-{number}\n"));
+    format!("provider,model,api_key\n{}", rows.collect::<String>())
+}
+
+fn two_nodes_that_import_at_the_same_moment_lose_nothing() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        // Four keys of each, and four of both.
+        let first = home_in(&vault, "both", &csv_of(0..8)).await;
+        let second = home_in(&vault, "both", &csv_of(4..12)).await;
+        let (mut a, mut b) = tokio::join!(Node::start(first), Node::start(second));
+        for round in 0..4 {
+            let end = 12 + 4 * round;
+            check_sources(&vault, [&a, &b], end).await;
+            assert_eq!(serves(&mut a, end).await, serves(&mut b, end).await);
+            // What is new to both is written by both at once.
+            a.home.write_csv(&csv_of((0..8).chain(12..end + 4))).unwrap();
+            b.home.write_csv(&csv_of(4..end + 4)).unwrap();
+            tokio::join!(reload(&mut a), reload(&mut b));
+        }
+    });
+}
+
+/// Everybody who lists a key is among its sources.
+async fn check_sources(vault: &VaultServer, [a, b]: [&Node; 2], end: usize) {
+    let (a, b) = (format!("csv@{}", a.id()), format!("csv@{}", b.id()));
+    let mut both = vec![a.clone(), b.clone()];
+    both.sort();
+    let entries = entries(vault, "both").await;
+    assert_eq!(entries.len(), end);
+    let listed_by =
+        |sources: &[String]| entries.iter().filter(|(_, _, listed)| listed == sources).count();
+    assert_eq!(
+        (listed_by(&[a]), listed_by(&[b]), listed_by(&both)),
+        (4, 4, end - 8),
+        "{entries:?}"
+    );
+}
+
+fn an_unchanged_csv_writes_nothing_to_vault() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        let mut node = Node::start(home_in(&vault, "same", CSV).await).await;
+        let before = entries(&vault, "same").await;
+        assert!(before.len() > 5 && before.iter().all(|(_, version, _)| *version == 1));
+        node.restart().await;
+        reload(&mut node).await;
+        assert_eq!(entries(&vault, "same").await, before);
+    });
+}

@@ -24,6 +24,8 @@ const CONFLICT: &str = "STORE_CONFLICT";
 /// How long to wait for a store that is away: at first, and at most.
 const TRY_AGAIN_FIRST: Duration = Duration::from_millis(500);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(15);
+/// How often to look whether the copy that is served got too old.
+const LOOK_AT_COPY_EVERY: Duration = Duration::from_secs(1);
 /// How often to look whether somebody else changed the store.
 const POLL_DEFAULT: Duration = Duration::from_secs(60);
 
@@ -190,6 +192,20 @@ impl Keys {
         }
     }
 
+    /// Resolves when the copy that is served gets too old; never when there is
+    /// none, or it is too old already.
+    pub(crate) async fn copy_gets_too_old(&self) {
+        let as_of_ms = match *self.readiness.borrow() {
+            Readiness::Stale(as_of_ms) if !self.is_too_old(as_of_ms) => Some(as_of_ms),
+            _ => None,
+        };
+        let Some(as_of_ms) = as_of_ms else { return std::future::pending().await };
+        while !self.is_too_old(as_of_ms) {
+            // By the wall clock, which may jump.
+            tokio::time::sleep(LOOK_AT_COPY_EVERY).await;
+        }
+    }
+
     fn is_fresh(&self) -> bool {
         *self.readiness.borrow() == Readiness::Ready
     }
@@ -239,7 +255,7 @@ impl Keys {
     pub async fn start(&self) -> Result<(), KeysError> {
         match self.try_start().await {
             Ok(()) => {
-                self.readiness.send_replace(Readiness::Ready);
+                self.is_loaded();
                 Ok(())
             }
             Err(error) if self.store.may_be_away() && error.may_pass() => {
@@ -325,7 +341,7 @@ impl Keys {
             match self.try_start().await {
                 Ok(()) => {
                     tracing::info!("the keys are loaded");
-                    self.readiness.send_replace(Readiness::Ready);
+                    self.is_loaded();
                 }
                 Err(error) => {
                     tracing::warn!("the store is still away, trying again in {pause:?}: {error}");
@@ -426,8 +442,17 @@ impl Keys {
         let reloaded = self.import(caller, reload, stored).await?;
         if reloaded.refusal.is_none() && !reload.dry_run {
             self.set_notes(Vec::new());
+            self.is_loaded();
         }
         Ok(reloaded)
+    }
+
+    /// What the store holds is served.
+    fn is_loaded(&self) {
+        self.readiness.send_if_modified(|readiness| {
+            let was = std::mem::replace(readiness, Readiness::Ready);
+            was != Readiness::Ready
+        });
     }
 
     /// Without a CSV the store alone says what is served.
@@ -442,6 +467,7 @@ impl Keys {
             return Ok(Reloaded { unchanged: count, ..Reloaded::default() });
         }
         let synced = self.serve_stored(caller, stored).await?;
+        self.is_loaded();
         Ok(Reloaded {
             added: synced.added,
             changed: synced.changed,

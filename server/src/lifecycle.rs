@@ -347,9 +347,10 @@ impl Running {
             let mut readiness = service.keys.readiness();
             loop {
                 set_serving(&health, serving(&service)).await;
-                let changed = stop.run_until_cancelled(readiness.changed()).await;
-                if !matches!(changed, Some(Ok(()))) {
-                    return;
+                tokio::select! {
+                    changed = readiness.changed() => if changed.is_err() { return },
+                    () = service.keys.copy_gets_too_old() => {}
+                    () = stop.cancelled() => return,
                 }
             }
         });

@@ -84,6 +84,14 @@ impl Books {
         Self { reports_late: false, ..self }
     }
 
+    /// The user that its sessions work for.
+    ///
+    /// # Panics
+    /// With more than two thousand million clients.
+    pub fn user(&self) -> i32 {
+        i32::try_from(self.client).expect("clients are few")
+    }
+
     /// Sessions that were not released.
     pub fn live(&self) -> impl Iterator<Item = &Session> {
         self.sessions.values().filter(|session| session.is_live)
@@ -125,7 +133,7 @@ impl Books {
         let models: Vec<_> = models.cloned().collect();
         Call::Select(v1::SelectKeysRequest {
             session_id: session,
-            user_id: i32::try_from(self.client).expect("clients are few"),
+            user_id: self.user(),
             models,
             count_per_model: i32::try_from(self.random.below(4)).expect("it is small"),
         })

@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a test that failed")]
 
+mod caps;
 mod load;
+mod node_kills;
 mod nodes;
 mod redis_faults;
 mod sharing;
@@ -22,7 +24,7 @@ fn main() {
     let redis = RedisServer::find().map(drop);
     let vault = VaultServer::find().map(drop);
     suite::run_each([
-        (redis, [sharing::TESTS, redis_faults::TESTS].concat()),
+        (redis, [sharing::TESTS, caps::TESTS, redis_faults::TESTS, node_kills::TESTS].concat()),
         (vault, [vault_away::TESTS, vault_changes::TESTS].concat()),
     ])
 }

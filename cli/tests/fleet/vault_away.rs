@@ -23,6 +23,7 @@ use crate::vaults::{at, home_in, token};
 
 pub(crate) const TESTS: &[Test] = &tests![
     a_server_started_without_vault_is_not_ready_until_vault_comes,
+    a_waiting_server_is_ready_at_once_after_a_reload,
     what_is_loaded_is_served_while_vault_is_sealed_stopped_or_killed,
     a_revoked_token_stops_changes_only_and_another_one_is_taken_up,
     the_copy_is_served_while_vault_is_away_and_refused_when_too_old,
@@ -97,6 +98,24 @@ fn a_server_started_without_vault_is_not_ready_until_vault_comes() {
         .await;
         selected(&mut node.client, select("s1", &[OPENAI], 4)).await;
         is_back(&mut node).await;
+    });
+}
+
+fn a_waiting_server_is_ready_at_once_after_a_reload() {
+    run(async {
+        let mut vault = VaultServer::stored().await;
+        let home = home_in(&vault, "waiting", CSV).await;
+        vault.kill();
+        let mut node = Node::start(home).await;
+        until("it tries seldom", async || {
+            node.home.words().contains("trying again in 4s").then_some(())
+        })
+        .await;
+        vault.start().await;
+        vault.unseal().await;
+        let reloaded = node.client.reload_keys(v1::ReloadKeysRequest::default()).await.unwrap();
+        assert!(reloaded.into_inner().success);
+        selected(&mut node.client, select("s1", &[OPENAI], 4)).await;
     });
 }
 

@@ -1,0 +1,151 @@
+//! Caps that hold among all nodes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use key_server_proto::v1;
+use key_server_testkit::client::Client;
+use key_server_testkit::process::Home;
+use key_server_testkit::redis::RedisServer;
+use key_server_testkit::suite::Test;
+use key_server_testkit::tests;
+use tonic::Code;
+
+use crate::nodes::{Node, home_at, run, wait};
+use crate::support::{OPENAI, reason, release, select, spawn, until, within};
+
+pub(crate) const TESTS: &[Test] = &tests![
+    sixty_four_clients_of_four_nodes_never_share_an_exclusive_key,
+    a_key_given_back_at_one_node_can_be_taken_at_another,
+    without_redis_a_node_counts_alone_or_refuses_as_it_was_told,
+];
+
+const CLIENTS: usize = 64;
+const PERIODS: usize = 4;
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+fn csv(keys: usize) -> String {
+    let row = |key| format!("OpenAI,gpt-4o,sk-fake-exclusive-{key},1\n");
+    let rows: String = (0..keys).map(row).collect();
+    format!("provider,model,api_key,max_holders\n{rows}")
+}
+
+/// Who holds which key, as the clients know it.
+#[derive(Default)]
+struct Holders {
+    held: BTreeMap<String, String>,
+    given: usize,
+}
+
+impl Holders {
+    fn takes(&mut self, session: &str, key: &v1::SelectedKey) {
+        let other = self.held.insert(key.key_id.clone(), session.to_owned());
+        assert_eq!(other, None, "{} was given to {session}, too", key.key_id);
+        self.given += 1;
+    }
+
+    fn gives_back(&mut self, key: &v1::SelectedKey) {
+        self.held.remove(&key.key_id);
+    }
+}
+
+async fn ask(client: &mut Client, session: &str) -> v1::SelectKeysResponse {
+    let reply = client.select_keys_for_session(select(session, &[OPENAI], 1)).await;
+    reply.expect("it is served").into_inner()
+}
+
+/// Asks until a key is free.
+async fn take_key(client: &mut Client, session: &str) -> v1::SelectedKey {
+    loop {
+        let mut reply = ask(client, session).await;
+        if let Some(key) = reply.keys.pop() {
+            return key;
+        }
+        assert_eq!(reply.shortages[0].reason(), v1::ShortageReason::AllAtCap, "{reply:?}");
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// Takes an exclusive key and gives it back, again and again.
+async fn use_keys(mut client: Client, name: usize, holders: Arc<Mutex<Holders>>) {
+    for period in 0..PERIODS {
+        let session = format!("{name}-{period}");
+        let key = take_key(&mut client, &session).await;
+        holders.lock().unwrap().takes(&session, &key);
+        tokio::task::yield_now().await;
+        holders.lock().unwrap().gives_back(&key);
+        client.release_key(release(&session)).await.unwrap();
+    }
+}
+
+fn sixty_four_clients_of_four_nodes_never_share_an_exclusive_key() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let mut nodes = Vec::new();
+        for _ in 0..4 {
+            let home = home_at(&redis, &csv(12)).with("KEY_SERVER_DURABILITY", "process");
+            nodes.push(Node::start(home).await);
+        }
+        let holders = Arc::new(Mutex::new(Holders::default()));
+        let mut workers = Vec::new();
+        for name in 0..CLIENTS {
+            let client = nodes[name % nodes.len()].connect().await;
+            workers.push(spawn(use_keys(client, name, Arc::clone(&holders))));
+        }
+        for worker in workers {
+            within("a client", worker).await.unwrap();
+        }
+        assert_eq!(holders.lock().unwrap().given, CLIENTS * PERIODS);
+    });
+}
+
+fn a_key_given_back_at_one_node_can_be_taken_at_another() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let mut a = Node::start(home_at(&redis, &csv(1))).await;
+        let mut b = Node::start(home_at(&redis, &csv(1))).await;
+        for period in 0..5 {
+            let (first, second) = (format!("a{period}"), format!("b{period}"));
+            until("it is free for the first", async || {
+                ask(&mut a.client, &first).await.success.then_some(())
+            })
+            .await;
+            let reply = ask(&mut b.client, &second).await;
+            assert!(!reply.success, "it is held at the other node");
+            a.client.release_key(release(&first)).await.unwrap();
+            until("it is free for the second", async || {
+                ask(&mut b.client, &second).await.success.then_some(())
+            })
+            .await;
+            assert!(!ask(&mut a.client, &first).await.success, "it is held at the other node");
+            b.client.release_key(release(&second)).await.unwrap();
+        }
+    });
+}
+
+fn without_redis_a_node_counts_alone_or_refuses_as_it_was_told() {
+    run(async {
+        let mut redis = wait(|| RedisServer::start(&[]));
+        let start = async |caps: &str| {
+            let home: Home = home_at(&redis, &csv(1)).with("KEY_SERVER_CAPS_ALONE", caps);
+            Node::start(home).await
+        };
+        let (mut counts, mut refuses) = (start("own-count").await, start("refuse").await);
+        redis.kill().unwrap();
+        assert!(ask(&mut counts.client, "s1").await.success);
+        let reply = ask(&mut counts.client, "s2").await;
+        assert_eq!(reply.shortages[0].reason(), v1::ShortageReason::AllAtCap);
+        let request = select("s3", &[OPENAI], 1);
+        let error = refuses.client.select_keys_for_session(request).await.unwrap_err();
+        assert_eq!(reason(&error), (Code::Unavailable, "CAPS_UNKNOWN".into()));
+        counts.client.release_key(release("s1")).await.unwrap();
+        wait(|| redis.resume());
+        until("it is asked for again", async || {
+            let request = select("s3", &[OPENAI], 1);
+            let reply = refuses.client.select_keys_for_session(request).await;
+            reply.is_ok_and(|reply| reply.into_inner().success).then_some(())
+        })
+        .await;
+    });
+}

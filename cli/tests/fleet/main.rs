@@ -10,7 +10,7 @@ mod node_kills;
 mod nodes;
 mod redis_faults;
 mod sharing;
-#[expect(dead_code, reason = "the tests of one daemon use more of it")]
+#[expect(unused_imports, reason = "the tests of one daemon use more of it")]
 #[path = "../e2e/support.rs"]
 mod support;
 mod vault_away;

@@ -22,8 +22,9 @@ pub(crate) const TESTS: &[Test] = &tests![
 ];
 
 const CLIENTS: usize = 64;
-const PERIODS: usize = 4;
-const ASK_EVERY: Duration = Duration::from_millis(50);
+const PERIODS: usize = 6;
+const ASK_EVERY: Duration = Duration::from_millis(30);
+const USED_FOR: Duration = Duration::from_millis(20);
 
 fn csv(keys: usize) -> String {
     let row = |key| format!("OpenAI,gpt-4o,sk-fake-exclusive-{key},1\n");
@@ -73,7 +74,7 @@ async fn use_keys(mut client: Client, name: usize, holders: Arc<Mutex<Holders>>)
         let session = format!("{name}-{period}");
         let key = take_key(&mut client, &session).await;
         holders.lock().unwrap().takes(&session, &key);
-        tokio::task::yield_now().await;
+        tokio::time::sleep(USED_FOR).await;
         holders.lock().unwrap().gives_back(&key);
         client.release_key(release(&session)).await.unwrap();
     }

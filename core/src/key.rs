@@ -55,6 +55,20 @@ impl Usage {
         }
     }
 
+    /// The larger of both in each figure.
+    pub(crate) fn larger(&self, other: &Self) -> Self {
+        let (one, two) = (self.tokens, other.tokens);
+        Self {
+            requests: self.requests.max(other.requests),
+            failures: self.failures.max(other.failures),
+            tokens: Tokens {
+                input: one.input.max(two.input),
+                output: one.output.max(two.output),
+                cached_input: one.cached_input.max(two.cached_input),
+            },
+        }
+    }
+
     /// Adds one report. Sums stop at the largest number.
     pub(crate) fn add(&mut self, tokens: Tokens, outcome: Outcome) {
         self.requests = self.requests.saturating_add(1);

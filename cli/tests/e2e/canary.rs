@@ -34,7 +34,7 @@ const REASONS: [&str; 10] = [
     "EVENT_ID_REUSED",
     "TOO_MANY_SESSIONS",
     "TOO_MANY_KEYS_HELD",
-    "STORE_UNAVAILABLE",
+    "STORE_DENIED",
     "STORE_CORRUPT",
     "did you mean",
     "AllAtCap",

@@ -1,4 +1,3 @@
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -95,14 +94,16 @@ fn move_in(
     let own_end = own.map_or(Time::default(), |own| own.end().0);
     // No deadline is later than one that is renewed now.
     let end = end.min(now.after(state.rules.session_ttl));
-    let held_here: HashSet<(ModelName, KeyId)> =
-        own.into_iter().flat_map(|own| held(state, own)).collect();
+    let known = state.session(&guest.name());
     let allocations = guest.allocations.iter().filter(|one| one.held);
-    let allocations = allocations.map(|allocation| {
-        let (model, key) = name(state, allocation);
-        MovedAllocation { model, key, usage: allocation.usage }
+    let allocations = allocations.filter_map(|there| {
+        let here = known.and_then(|known| known.allocation(there.key, there.pool));
+        // What was spent before it last moved is in both.
+        let usage = here.map_or(there.usage, |here| there.usage.larger(&here.usage));
+        let is_known = own.is_some() && here.is_some_and(|here| here.held && here.usage == usage);
+        let (model, key) = name(state, there);
+        (!is_known).then_some(MovedAllocation { model, key, usage })
     });
-    let allocations = allocations.filter(|one| !held_here.contains(&(one.model.clone(), one.key)));
     Event::SessionMovedIn(SessionMovedIn {
         session: guest.name(),
         user: own.unwrap_or(guest).user,
@@ -141,11 +142,6 @@ impl Session {
     fn mentions(&self, allocation: &Allocation, given_back: bool) -> bool {
         self.allocations.iter().any(|one| one.names(allocation) && (one.held || given_back))
     }
-}
-
-fn held(state: &State, session: &Session) -> Vec<(ModelName, KeyId)> {
-    let held = session.allocations.iter().filter(|allocation| allocation.held);
-    held.map(|allocation| name(state, allocation)).collect()
 }
 
 fn name(state: &State, allocation: &Allocation) -> (ModelName, KeyId) {

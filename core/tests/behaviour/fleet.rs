@@ -450,6 +450,25 @@ fn a_session_moves_with_its_keys_and_what_it_spent() {
 }
 
 #[test]
+fn what_a_session_spent_elsewhere_is_known_when_it_is_taken_back_before_it_moved_out() {
+    let mut fleet = fleet(2);
+    let given = fleet.select("a", "s", &[MODEL], 1);
+    assert!(fleet.call("a", "s", &report("s", given[0], "1", "0:00:00", 40)).is_ok());
+    fleet.tell("a");
+    assert!(fleet.call("b", "s", &report("s", given[0], "2", "0:00:00", 2)).is_ok());
+    let news = fleet.publish("b");
+    fleet.node("a").state.learn("b", &news);
+    // Nobody has settled it at a, where it lives as well.
+    assert!(fleet.call("a", "s", &report("s", given[0], "3", "0:00:00", 100)).is_ok());
+    fleet.settle_all();
+    for name in &NAMES[..2] {
+        let stats = fleet.state(name).session_stats(&session("s")).unwrap();
+        let spent: Vec<u64> = stats.allocations.iter().map(|one| one.usage.tokens.input).collect();
+        assert_eq!(spent, [142], "at {name}");
+    }
+}
+
+#[test]
 fn a_session_released_at_another_node_ends_where_it_came_from() {
     let mut fleet = fleet(2);
     fleet.select("a", "s", &[MODEL], 1);

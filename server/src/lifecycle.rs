@@ -152,13 +152,16 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         notes: parts.notes,
     };
     let (guard, node) = (Arc::new(guard), Arc::new(node));
-    let (fleet, publisher) = fleet(&engine, parts.fleet, node.version);
+    let (fleet, mut company) = fleet(&engine, parts.fleet, node.version);
+    if let Some(company) = &mut company {
+        company.meet().await;
+    }
     let service = Service { engine, keys, projector, guard, node, fleet };
     let (socket, listener) = socket::listen(&settings.socket, settings.socket_mode.0)?;
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
     let state_dir = parts.state_dir;
     let running = Running::spawn(&settings, service, socket, listener, state_dir);
-    running.follow(publisher);
+    running.keep(company);
     running.background(parts.background);
     Ok(running)
 }
@@ -167,11 +170,26 @@ fn fleet(
     engine: &Arc<Engine>,
     parts: Option<FleetParts>,
     version: &'static str,
-) -> (Option<Arc<Fleet>>, Option<Publisher>) {
+) -> (Option<Arc<Fleet>>, Option<Company>) {
     let Some(FleetParts { projection, port }) = parts else { return (None, None) };
     let fleet = Arc::new(Fleet::new(Arc::clone(engine), port));
     let publisher = Publisher::new(Arc::clone(&fleet), projection, version);
-    (Some(fleet), Some(publisher))
+    let follower = Follower::new(Arc::clone(&fleet));
+    (Some(fleet), Some(Company { publisher, follower }))
+}
+
+/// Both directions of what nodes tell each other.
+struct Company {
+    publisher: Publisher,
+    follower: Follower,
+}
+
+impl Company {
+    /// Says that the node is there, and learns what the others did meanwhile.
+    async fn meet(&mut self) {
+        self.publisher.announce().await;
+        self.follower.look_first().await;
+    }
 }
 
 async fn note_start(engine: &Engine, durability: Durability) -> Result<(), ServiceError> {
@@ -276,14 +294,10 @@ impl Running {
     }
 
     /// Tells the other nodes what happens here, and learns what happens there.
-    fn follow(&self, publisher: Option<Publisher>) {
-        if let Some(publisher) = publisher {
-            self.tasks.spawn(publisher.run(self.stop.clone()));
-        }
-        if let Some(fleet) = &self.service.fleet {
-            let follower = Follower::new(Arc::clone(fleet));
-            self.tasks.spawn(follower.run(self.stop.clone()));
-        }
+    fn keep(&self, company: Option<Company>) {
+        let Some(Company { publisher, follower }) = company else { return };
+        self.tasks.spawn(publisher.run(self.stop.clone()));
+        self.tasks.spawn(follower.run(self.stop.clone()));
     }
 
     /// Repairs memory and ledger until the stop; holds the state directory.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::nodes::Node;
-use crate::support::{ANTHROPIC, DEEPSEEK, OPENAI, spawn, until, within};
+use crate::support::{ANTHROPIC, DEEPSEEK, OPENAI, ledger_text, spawn, until, within};
 
 /// Counters are right again so soon after Redis is back: 5 s, on a machine that
 /// may be four times slower than usual.
@@ -203,7 +203,23 @@ pub(crate) async fn agree(nodes: &mut [Node], redis: &RedisServer, books: &[Book
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    panic!("not so within {AGREE_WITHIN:?}: {wrong}");
+    let sessions = wrong.lines().filter_map(|line| Some(line.split_once("session ")?.1));
+    let sessions = sessions.filter_map(|line| line.split_once(':'));
+    let said: String = sessions.map(|(id, _)| history(id, nodes)).collect();
+    panic!("not so within {AGREE_WITHIN:?}: {wrong}\n{said}");
+}
+
+/// What the ledgers say of a session.
+pub(crate) fn history(id: &str, nodes: &[Node]) -> String {
+    let named = format!("\"session\":\"{id}\"");
+    let mut text = String::new();
+    for (place, node) in nodes.iter().enumerate() {
+        let ledger = ledger_text(&node.home);
+        for line in ledger.lines().filter(|line| line.contains(&named)) {
+            text += &format!("{place}: {line}\n");
+        }
+    }
+    text
 }
 
 async fn disagreement(

@@ -4,20 +4,60 @@
 use std::collections::BTreeSet;
 
 use key_server_proto::v1;
+use key_server_testkit::process::Home;
 use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
 use key_server_testkit::vault::VaultServer;
 
 use crate::nodes::{Node, run};
-use crate::support::{CSV, until};
-use crate::vaults::{delete, entries, home_in, put};
+use crate::support::{self, CSV, until};
+use crate::vaults::{at, delete, entries, home_in, put};
 
 pub(crate) const TESTS: &[Test] = &tests![
     a_key_changed_by_hand_is_in_force_by_itself,
     a_key_changed_by_hand_is_in_force_at_once_by_a_reload,
     two_nodes_that_import_at_the_same_moment_lose_nothing,
     an_unchanged_csv_writes_nothing_to_vault,
+    keys_are_copied_from_one_store_to_another_and_back,
 ];
+
+/// `key-server store migrate …`; what it said.
+fn migrate(home: &Home, arguments: &[&str]) -> String {
+    let arguments: Vec<&str> = ["store", "migrate"].iter().chain(arguments).copied().collect();
+    let ended = support::run(home.command(&arguments));
+    assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+    assert!(!format!("{ended:?}").contains("sk-fake"), "{ended:?}");
+    ended.output.trim_end().to_owned()
+}
+
+fn keys_are_copied_from_one_store_to_another_and_back() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        let home = at(support::home(CSV), &vault, "first").with("VAULT_TOKEN", vault.root_token());
+        let mut node = Node::start(home).await;
+        let keys = served(&mut node).await;
+        let all = keys.len();
+        node.kill();
+        let home = &node.home;
+        let to_age = ["--from", "vault", "--to", "age"];
+        let would = format!(
+            "{all} keys would be added, 0 would be changed, 0 unchanged, 0 only in the target"
+        );
+        assert_eq!(migrate(home, &to_age), would);
+        assert_eq!(migrate(home, &to_age), would, "nothing was written");
+        let done = format!("{all} keys added, 0 changed, 0 unchanged, 0 only in the target");
+        assert_eq!(migrate(home, &[&to_age[..], &["--yes"]].concat()), done);
+        let again = format!("0 keys added, 0 changed, {all} unchanged, 0 only in the target");
+        assert_eq!(migrate(home, &[&to_age[..], &["--yes"]].concat()), again);
+        let back = ["--from", "age", "--to", "vault", "--set", "vault_path=second", "--yes"];
+        assert_eq!(migrate(home, &back), done);
+        let names = |entries: Vec<(String, u64, Vec<String>)>| -> BTreeSet<String> {
+            entries.into_iter().map(|(name, ..)| name).collect()
+        };
+        assert_eq!(names(entries(&vault, "second").await), keys);
+        assert_eq!(entries(&vault, "second").await, entries(&vault, "first").await);
+    });
+}
 
 /// Ids of the keys that are served.
 async fn served(node: &mut Node) -> BTreeSet<String> {

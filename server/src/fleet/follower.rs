@@ -14,6 +14,8 @@ use crate::engine::Engine;
 
 /// How often the nodes are counted, and their positions compared.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a start waits for what other nodes did.
+const LOOK_FIRST_MAX: Duration = Duration::from_secs(2);
 /// How long to wait before listening anew.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// After so many looks a node that is gone is forgotten.
@@ -44,6 +46,23 @@ impl Follower {
             missing: BTreeMap::new(),
             followed: BTreeSet::new(),
         }
+    }
+
+    /// Looks once at what the other nodes did meanwhile, before calls come that
+    /// name their sessions; not for long, for they may not be there.
+    pub(crate) async fn look_first(&mut self) {
+        let looked = tokio::time::timeout(LOOK_FIRST_MAX, self.look_once()).await;
+        match looked {
+            Ok(Ok(())) => self.engine.let_expire(),
+            Ok(Err(error)) => tracing::debug!("other nodes cannot be asked yet: {error}"),
+            Err(_) => tracing::debug!("other nodes did not answer in time"),
+        }
+        self.followed.clear();
+    }
+
+    async fn look_once(&mut self) -> Result<(), ProjectionError> {
+        let mut listen = self.fleet.port.listen().await?;
+        self.look(&mut *listen).await
     }
 
     /// Follows until the stop.

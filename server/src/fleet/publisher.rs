@@ -95,7 +95,7 @@ impl Publisher {
     }
 
     /// Says that the node is there, and finds out whether its rows are.
-    async fn announce(&mut self) {
+    pub(crate) async fn announce(&mut self) {
         let status = self.status();
         let announced = self.fleet.port.announce(&status).await;
         self.announcements = self.announcements.wrapping_add(1);

@@ -1,5 +1,5 @@
 //! What the ledger costs on this machine: `cargo run --release -p
-//! key-server-ledger --example measure -- DIR [LINES]`.
+//! key-server-ledger --example measure_ledger -- DIR [LINES]`.
 //!
 //! Writes to a new directory within DIR: on a tmpfs it measures this crate, on a
 //! disk the disk too.

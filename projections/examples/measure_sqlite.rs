@@ -1,5 +1,5 @@
 //! Measures the SQLite projection at the size the goals name:
-//! `cargo run --release -p key-server-projections --example measure [directory or file]`;
+//! `cargo run --release -p key-server-projections --example measure_sqlite [directory or file]`;
 //! the file `measured.sqlite` stays there, and given itself it is only loaded.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 

@@ -149,8 +149,13 @@ impl Publisher {
         }
         while let Some(extract) = self.stuck.take().or_else(|| self.engine.extract_shared(ROWS_MAX))
         {
+            let is_all = extract.shared.is_all;
             if !self.tell(extract).await {
                 return false;
+            }
+            // What came meanwhile is collected first.
+            if is_all {
+                break;
             }
         }
         true

@@ -151,6 +151,11 @@ fn fleet(settings: &Settings, node: &str) -> Result<Option<FleetParts>, Failure>
     let Some(addresses) = settings.redis_url.expose() else { return Ok(None) };
     let urls = RedisUrl::list(addresses)
         .map_err(|error| Failure::usage(format!("KEY_SERVER_REDIS_URL cannot be used: {error}")))?;
+    let is_cluster = settings.redis_mode == config::RedisMode::Cluster;
+    if is_cluster && urls.iter().any(|url| url.database != 0) {
+        let text = "KEY_SERVER_REDIS_URL names a database, and a cluster has only one";
+        return Err(Failure::usage(text).hint("leave the number out"));
+    }
     let redis = RedisSettings {
         urls,
         mode: redis_mode(settings),

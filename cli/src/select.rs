@@ -148,9 +148,10 @@ fn is_unknown(shortage: &Shortage) -> bool {
 /// One line about one model.
 fn in_words(shortage: &Shortage) -> String {
     let Shortage { model, wanted, given, keys_total, keys_cooling, keys_at_cap, .. } = shortage;
-    let all = match keys_total {
-        1 => "its only key is".to_owned(),
-        _ => format!("all {} are", counted(*keys_total, "key", "keys")),
+    let all = match (keys_total, given) {
+        (1, _) => "its only key is".to_owned(),
+        (_, 0) => format!("all {} are", counted(*keys_total, "key", "keys")),
+        _ => format!("{given} of {wanted} given, its other keys are"),
     };
     let back = match time::span(shortage.retry_after.as_ref()) {
         Some(wait) => format!(", the first is back in {}", time::wait(wait)),
@@ -215,8 +216,14 @@ mod tests {
         for (reason, words) in [
             (ShortageReason::UnknownModel, "a/b: no key serves it; did you mean a/c or a/d?"),
             (ShortageReason::PoolTooSmall, "a/b: 1 of 2 given, there are no more keys"),
-            (ShortageReason::AllCooling, "a/b: all 3 keys are cooling, the first is back in 42s"),
-            (ShortageReason::AllAtCap, "a/b: all 3 keys are held by as many sessions as may be"),
+            (
+                ShortageReason::AllCooling,
+                "a/b: 1 of 2 given, its other keys are cooling, the first is back in 42s",
+            ),
+            (
+                ShortageReason::AllAtCap,
+                "a/b: 1 of 2 given, its other keys are held by as many sessions as may be",
+            ),
             (
                 ShortageReason::NoneUsable,
                 "a/b: none of its 3 keys is usable: 2 cooling, the first is back in 42s, 1 at the cap",
@@ -224,5 +231,8 @@ mod tests {
         ] {
             assert_eq!(in_words(&shortage(reason)), words);
         }
+        let none_given = Shortage { given: 0, ..shortage(ShortageReason::AllAtCap) };
+        let words = "a/b: all 3 keys are held by as many sessions as may be";
+        assert_eq!(in_words(&none_given), words);
     }
 }

@@ -88,7 +88,8 @@ async fn serve(
 }
 
 fn is_named(shown: &[Shown], name: &str) -> bool {
-    shown.iter().any(|one| one.name == name && one.origin != Origin::Default)
+    let named = shown.iter().find(|one| one.name == name && one.origin != Origin::Default);
+    named.is_some_and(|one| !one.value.is_empty())
 }
 
 async fn reload(running: &Running, log: Option<&LogFile>) {

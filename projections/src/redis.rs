@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     scripts: Scripts,
     offset: Mutex<Option<Offset>>,
     presence: tokio::sync::Mutex<Presence>,
+    /// Tells this process from others that call themselves the same node.
+    process: Box<str>,
 }
 
 struct Scripts {
@@ -113,6 +115,7 @@ impl Shared {
             scripts: Scripts::new(),
             offset: Mutex::default(),
             presence: tokio::sync::Mutex::default(),
+            process: format!("{:016x}", getrandom::u64().unwrap_or_default()).into(),
             settings,
         }
     }

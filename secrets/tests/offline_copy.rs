@@ -109,7 +109,12 @@ async fn identity_is_never_made_anew_beside_a_store_or_a_copy() {
             OfflineCopy::open(dir.path(), &source).map(drop),
             AgeFileStore::open(dir.path(), &source).map(drop),
         ] {
-            assert!(matches!(refused, Err(SecretStoreError::Denied(_))), "{refused:?}");
+            let Err(SecretStoreError::Denied(text)) = refused else { panic!("{refused:?}") };
+            let (cure, file) = match with_copy {
+                true => ("or remove", "secrets-copy.age"),
+                false => ("and import the keys again", "secrets.age"),
+            };
+            assert!(text.contains(cure) && text.contains(file), "{text}");
         }
     }
 }

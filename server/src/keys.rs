@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use key_server_core::{KeyId, SyncKeys};
+use key_server_core::{Decide, KeyId, SyncKeys, Synced};
 use key_server_ledger::Caller;
 use key_server_secrets::{
     CsvLimits, Force, Import, OfflineCopy, Plan, Problem, SecretKey, SecretStore, SecretStoreError,
@@ -99,7 +99,7 @@ pub struct Reloaded {
     pub added: usize,
     /// Keys whose facts changed.
     pub changed: usize,
-    /// Keys that the CSV lists no longer.
+    /// Keys that are served no longer.
     pub withdrawn: usize,
     /// Keys that stayed as they were.
     pub unchanged: usize,
@@ -107,6 +107,19 @@ pub struct Reloaded {
     pub problems: Vec<Problem>,
     /// Why nothing changed, if so.
     pub refusal: Option<String>,
+}
+
+impl Reloaded {
+    /// Of `count` keys that are served now.
+    fn of(synced: &Synced, count: usize) -> Self {
+        Self {
+            added: synced.added,
+            changed: synced.changed,
+            withdrawn: synced.retired,
+            unchanged: count - synced.added - synced.changed,
+            ..Self::default()
+        }
+    }
 }
 
 /// Why the server cannot start with its keys.
@@ -328,7 +341,7 @@ impl Keys {
         &self,
         caller: Option<&Arc<Caller>>,
         keys: Vec<StoredKey>,
-    ) -> Result<key_server_core::Synced, ServiceError> {
+    ) -> Result<Synced, ServiceError> {
         let copied = if self.offline.is_some() { keys.clone() } else { Vec::new() };
         let synced = self.serve(caller, keys).await?;
         self.keep_copy(&copied).await;
@@ -476,18 +489,14 @@ impl Keys {
         stored: Vec<StoredKey>,
     ) -> Result<Reloaded, ServiceError> {
         let count = stored.len();
-        if reload.dry_run {
-            return Ok(Reloaded { unchanged: count, ..Reloaded::default() });
-        }
-        let synced = self.serve_stored(caller, stored).await?;
-        self.is_loaded();
-        Ok(Reloaded {
-            added: synced.added,
-            changed: synced.changed,
-            withdrawn: synced.retired,
-            unchanged: count - synced.added - synced.changed,
-            ..Reloaded::default()
-        })
+        let synced = if reload.dry_run {
+            self.would_serve(&stored)
+        } else {
+            let synced = self.serve_stored(caller, stored).await?;
+            self.is_loaded();
+            synced
+        };
+        Ok(Reloaded::of(&synced, count))
     }
 
     /// Imports the CSV; once more on what another node wrote at the same time.
@@ -524,33 +533,33 @@ impl Keys {
                 return Ok(Reloaded { problems: import.problems, refusal, ..Reloaded::default() });
             }
         };
-        let reloaded = reloaded(&plan, &import);
-        if !reload.dry_run {
-            self.commit(caller, stored, plan).await?;
-        }
-        Ok(reloaded)
+        let keys = planned(stored, &plan);
+        let count = keys.len();
+        let synced = if reload.dry_run {
+            self.would_serve(&keys)
+        } else {
+            self.commit(&plan).await?;
+            self.serve_stored(caller, keys).await?
+        };
+        Ok(Reloaded { problems: import.problems, ..Reloaded::of(&synced, count) })
     }
 
-    async fn commit(
-        &self,
-        caller: Option<&Arc<Caller>>,
-        stored: Vec<StoredKey>,
-        plan: Plan,
-    ) -> Result<(), ServiceError> {
-        if !plan.change.is_empty() {
-            self.check_ledger()?;
-            let committed = self.store.commit(&plan.change).await;
-            self.observe(&committed);
-            committed.map_err(|error| store_failed(&error))?;
+    async fn commit(&self, plan: &Plan) -> Result<(), ServiceError> {
+        if plan.change.is_empty() {
+            return Ok(());
         }
-        let mut keys: BTreeMap<KeyId, StoredKey> =
-            stored.into_iter().map(|key| (key.id(), key)).collect();
-        for key in &plan.change.remove {
-            keys.remove(key);
-        }
-        keys.extend(plan.change.put.into_iter().map(|key| (key.id(), key)));
-        self.serve_stored(caller, keys.into_values().collect()).await?;
-        Ok(())
+        self.check_ledger()?;
+        let committed = self.store.commit(&plan.change).await;
+        self.observe(&committed);
+        committed.map_err(|error| store_failed(&error))
+    }
+
+    /// What [`Keys::serve`] would do.
+    fn would_serve(&self, keys: &[StoredKey]) -> Synced {
+        let desired = keys.iter().map(|key| Arc::clone(&key.facts)).collect();
+        let command = SyncKeys { desired };
+        let Ok(decision) = self.engine.read(|state| command.decide(state, state.now(), 0));
+        decision.reply
     }
 
     /// Serves exactly these keys: new ones are there before they can be drawn,
@@ -559,7 +568,7 @@ impl Keys {
         &self,
         caller: Option<&Arc<Caller>>,
         keys: Vec<StoredKey>,
-    ) -> Result<key_server_core::Synced, ServiceError> {
+    ) -> Result<Synced, ServiceError> {
         let desired = keys.iter().map(|key| Arc::clone(&key.facts)).collect();
         let ids: HashSet<KeyId> = keys.iter().map(StoredKey::id).collect();
         {
@@ -632,15 +641,15 @@ fn wall_text(ms: i64) -> String {
     time.map_or_else(|_| "an unknown time".into(), |time| format!("{time:.0}"))
 }
 
-fn reloaded(plan: &Plan, import: &Import) -> Reloaded {
-    Reloaded {
-        added: plan.summary.added.len(),
-        changed: plan.summary.changed.len(),
-        withdrawn: plan.summary.withdrawn.len(),
-        unchanged: plan.summary.unchanged_count,
-        problems: import.problems.clone(),
-        refusal: None,
+/// What the store holds after the plan.
+fn planned(stored: Vec<StoredKey>, plan: &Plan) -> Vec<StoredKey> {
+    let mut keys: BTreeMap<KeyId, StoredKey> =
+        stored.into_iter().map(|key| (key.id(), key)).collect();
+    for key in &plan.change.remove {
+        keys.remove(key);
     }
+    keys.extend(plan.change.put.iter().map(|key| (key.id(), key.clone())));
+    keys.into_values().collect()
 }
 
 fn store_failed(error: &SecretStoreError) -> ServiceError {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use key_server_ledger::Condition;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -17,7 +18,13 @@ const TRY_EVERY: Duration = Duration::from_millis(500);
 pub(crate) async fn run(service: Service, health: HealthReporter) {
     loop {
         service.engine.wants_rebuild().await;
-        tracing::error!("calls that must be recorded are refused until the ledger takes them");
+        let reason = match service.engine.ledger().condition() {
+            Condition::Refusing { error, .. } => error.to_string(),
+            Condition::Writable => String::from("it takes records again"),
+        };
+        tracing::error!(
+            "calls that must be recorded are refused until the ledger takes them: {reason}"
+        );
         set_serving(&health, ServingStatus::NotServing).await;
         rebuild(&service).await;
         while !resume(&service).await {

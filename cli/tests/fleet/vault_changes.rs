@@ -74,10 +74,11 @@ async fn serves(node: &mut Node, count: usize) -> BTreeSet<String> {
     .await
 }
 
-async fn reload(node: &mut Node) {
+async fn reload(node: &mut Node) -> (i32, i32, i32) {
     let reloaded = node.client.reload_keys(v1::ReloadKeysRequest::default()).await.unwrap();
     let reloaded = reloaded.into_inner();
     assert!(reloaded.success, "{reloaded:?}");
+    (reloaded.added, reloaded.changed, reloaded.withdrawn)
 }
 
 fn a_key_changed_by_hand_is_in_force_by_itself() {
@@ -106,15 +107,15 @@ fn a_key_changed_by_hand_is_in_force_at_once_by_a_reload() {
         let mut node = Node::start(home).await;
         let of_csv = served(&mut node).await;
         put(&vault, "reload", "team-a", "sk-fake-by-hand-1").await;
-        reload(&mut node).await;
+        assert_eq!(reload(&mut node).await, (1, 0, 0));
         let added = served(&mut node).await;
         assert_eq!(added.len(), of_csv.len() + 1);
         put(&vault, "reload", "team-a", "sk-fake-by-hand-2").await;
-        reload(&mut node).await;
+        assert_eq!(reload(&mut node).await, (1, 0, 1), "another credential is another key");
         let changed = served(&mut node).await;
         assert!(changed.len() == added.len() && changed != added);
         delete(&vault, "reload", "team-a").await;
-        reload(&mut node).await;
+        assert_eq!(reload(&mut node).await, (0, 0, 1));
         assert_eq!(served(&mut node).await, of_csv);
     });
 }

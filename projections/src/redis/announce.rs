@@ -15,6 +15,9 @@ use crate::redis::names;
 /// How often what several nodes share is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
+const TWICE: &str = "another server announces itself as this node: is it a copy of this node's \
+                     state directory? Stop one of the two; a new node begins with an empty one";
+
 /// What is remembered from announcement to announcement.
 #[derive(Default)]
 pub(crate) struct Presence {
@@ -22,6 +25,8 @@ pub(crate) struct Presence {
     checked: Option<u64>,
     /// Whether the others were told.
     joined: bool,
+    /// Whether this process announced the node before.
+    announced: bool,
     /// When what several nodes share was renewed.
     renewed: Option<Instant>,
     /// Pools that the node may have written itself into; none when it does not
@@ -35,6 +40,8 @@ pub(crate) struct Presence {
 struct Heard {
     was_there: bool,
     mark_seq: Option<u64>,
+    /// The process that announced the node before; empty: none did.
+    process: String,
     /// With which the rows were converted.
     offset: Offset,
     /// As it is now.
@@ -61,7 +68,11 @@ impl Shared {
         }
         self.renew(&mut presence).await?;
         let mark_seq = heard.mark_seq.filter(|_| !clock_moved);
-        let warnings = presence.warnings.clone();
+        let mut warnings = presence.warnings.clone();
+        if presence.announced && !heard.process.is_empty() && heard.process != *self.process {
+            warnings.push(TWICE.to_owned());
+        }
+        presence.announced = true;
         Ok(Announced { mark_seq, clock_moved, warnings })
     }
 
@@ -78,10 +89,10 @@ impl Shared {
     /// `status.now` was true when it had `begun`.
     async fn say(&self, status: &NodeStatus, begun: Instant) -> Result<Heard, Fault> {
         let offset = self.offset_at(status.now.after(begun.elapsed())).await?;
-        let (keys, arguments) = (self.own_names(), arguments(status, offset));
+        let (keys, arguments) = (self.own_names(), self.announcement(status, offset));
         let asked = begun.elapsed();
         let answer = self.publisher.run(&self.scripts.announce, &keys, &arguments).await?;
-        let (fleet_ms, heartbeat, seq, stored): (u64, String, String, i64) =
+        let (fleet_ms, heartbeat, seq, stored, process): (u64, String, String, i64, String) =
             from_redis_value(answer)?;
         // The server looked at its clock somewhere between; half-way, it seems.
         let doubt = (begun.elapsed() - asked) / 2;
@@ -89,10 +100,24 @@ impl Shared {
         Ok(Heard {
             was_there: !heartbeat.is_empty(),
             mark_seq: seq.parse().ok(),
+            process,
             offset: Offset::from_ms(stored),
             measured: Offset::between(now, fleet_ms),
             doubt,
         })
+    }
+
+    fn announcement(&self, status: &NodeStatus, offset: Offset) -> [String; 8] {
+        [
+            status.version.to_owned(),
+            offset.to_fleet(status.started).to_string(),
+            status.keys.to_string(),
+            status.sessions_live.to_string(),
+            rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            offset.as_ms().to_string(),
+            names::KEPT_MS.to_string(),
+            self.process.to_string(),
+        ]
     }
 
     async fn move_clock(&self, offset: Offset, started: Time) -> Result<(), Fault> {
@@ -208,18 +233,6 @@ impl Shared {
         self.set_offset(offset);
         Ok(offset)
     }
-}
-
-fn arguments(status: &NodeStatus, offset: Offset) -> [String; 7] {
-    [
-        status.version.to_owned(),
-        offset.to_fleet(status.started).to_string(),
-        status.keys.to_string(),
-        status.sessions_live.to_string(),
-        rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        offset.as_ms().to_string(),
-        names::KEPT_MS.to_string(),
-    ]
 }
 
 /// Milliseconds of what `TIME` answers: seconds, and microseconds of the next.

@@ -101,6 +101,9 @@ fn advice(error: &RedisError) -> &'static str {
         "MASTERDOWN" => "it is a replica without its master: bring the master back",
         "MISCONF" => "it cannot save to its disk: see its log",
         "CLUSTERDOWN" => "not all slots of the cluster are served: see CLUSTER INFO",
+        "MOVED" | "ASK" | "CROSSSLOT" => {
+            "it is part of a cluster: set redis_mode = cluster (KEY_SERVER_REDIS_MODE)"
+        }
         "WRONGTYPE" => "something else has a key of that name: delete it, or use another database",
         "NOPERM" => "give its user the rights that docs/redis.md lists",
         "WRONGPASS" | "NOAUTH" => {
@@ -120,6 +123,7 @@ fn code(error: &RedisError) -> &str {
     match error.kind() {
         ErrorKind::AuthenticationFailed => return "WRONGPASS",
         ErrorKind::Server(ServerErrorKind::NoPerm) => return "NOPERM",
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => return "MOVED",
         ErrorKind::Io => return "",
         _ => {}
     }
@@ -135,6 +139,7 @@ fn code(error: &RedisError) -> &str {
         "MASTERDOWN",
         "CLUSTERDOWN",
         "WRONGTYPE",
+        "CROSSSLOT",
     ];
     let named = codes.into_iter().find(|code| text.contains(code));
     let is_refused_script = text.contains("user executing the script");

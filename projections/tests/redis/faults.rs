@@ -232,6 +232,25 @@ pub(crate) fn operators_are_told_what_they_should_change() {
     assert_eq!(Node::new(&server.url(), "one").announce().warnings, [""; 0]);
 }
 
+pub(crate) fn two_processes_of_one_node_are_noticed() {
+    let server = server();
+    let before = Node::new(&server.url(), "one");
+    assert_eq!(before.announce().warnings, [""; 0]);
+    // A restart is none of that.
+    let one = Node::new(&server.url(), "one");
+    for _ in 0..2 {
+        assert_eq!(one.announce().warnings, [""; 0]);
+    }
+    let copy = Node::new(&server.url(), "one");
+    assert_eq!(copy.announce().warnings, [""; 0]);
+    for node in [&one, &copy] {
+        let warnings = node.announce().warnings.join("\n");
+        assert!(warnings.contains("another server announces itself as this node"), "{warnings}");
+    }
+    copy.announce();
+    assert_eq!(copy.announce().warnings, [""; 0], "the other is gone");
+}
+
 pub(crate) fn scripts_that_the_server_forgot_are_sent_again() {
     let server = server();
     let mut one = Node::new(&server.url(), "one");

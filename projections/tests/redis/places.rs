@@ -1,6 +1,7 @@
 //! Where a server may be: sentinels, a cluster, a Unix socket, TLS, another
 //! database.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use key_server_core::PoolStats;
@@ -185,6 +186,33 @@ pub(crate) fn a_password_comes_from_its_file_and_may_be_replaced() {
         one.try_announce().err().map(|error| error.to_string()).filter(|text| text.contains("file"))
     });
     assert!(refused.contains(&file.display().to_string()), "{refused}");
+}
+
+pub(crate) fn a_password_file_for_everyone_is_refused() {
+    let server = server();
+    let file = server.path("password");
+    write_private(&file, PASSWORD).unwrap();
+    let mut settings = settings(&format!("redis://127.0.0.1:{}", server.port()), "one");
+    settings.username = Some(USER.to_owned());
+    settings.password_file = Some(file.clone());
+    for (mode, is_taken) in [(0o644, false), (0o604, false), (0o640, true), (0o400, true)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let announced = Node::with(settings.clone()).try_announce();
+        assert_eq!(announced.is_ok(), is_taken, "{mode:o}: {announced:?}");
+        if let Err(error) = announced {
+            assert!(error.to_string().contains("chmod o="), "{error}");
+        }
+    }
+}
+
+pub(crate) fn a_cluster_taken_for_a_single_server_says_so() {
+    let servers = start_cluster().unwrap();
+    let announced = servers.iter().map(|server| Node::new(&server.url(), "one").try_announce());
+    for refused in announced {
+        // What several nodes share is never all on one of them.
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("redis_mode = cluster"), "{error}");
+    }
 }
 
 pub(crate) fn tls_takes_the_certificates_that_are_named_and_no_others() {

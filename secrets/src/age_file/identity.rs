@@ -10,6 +10,7 @@ use age::secrecy::{ExposeSecret, SecretString};
 use age::{scrypt, x25519};
 use zeroize::Zeroizing;
 
+use super::file::OFFLINE_COPY_FILE;
 use super::seal::{self, UnsealError};
 use crate::atomic_file;
 use crate::private_file::{self, Guard};
@@ -150,8 +151,14 @@ fn exists(store: &Path) -> Result<bool, SecretStoreError> {
 }
 
 fn missing(source: &IdentitySource, origin: &Path, store: &Path) -> SecretStoreError {
+    let is_copy = store.file_name().is_some_and(|name| name == OFFLINE_COPY_FILE);
     let (origin, store) = (origin.display(), store.display());
     SecretStoreError::Denied(match source {
+        _ if is_copy => format!(
+            "{store}, the copy of the keys in Vault, exists but its identity {origin} does not, and \
+             nothing else opens it: put the identity back from a backup, or remove {store}: it is \
+             made anew when Vault gives the keys"
+        ),
         IdentitySource::Credential(_) => format!(
             "the identity {origin} does not exist: make it with age-keygen and pass it as the \
              credential, or correct the setting that names it"

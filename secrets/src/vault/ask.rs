@@ -40,6 +40,9 @@ impl Kv {
     }
 
     async fn denied(&self, call: &Call, needs: Capability) -> SecretStoreError {
+        if let Some(error) = Box::pin(self.version_set_wrong()).await {
+            return error;
+        }
         let version = self.version().await.unwrap_or(KvVersion::V2);
         let (why, cure) = match self.capabilities(&call.path).await {
             None => (

@@ -9,7 +9,7 @@ use super::fault::{self, Capability};
 use super::http::{Call, Http, Reply};
 use super::seen::{Mark, Name};
 use super::settings::{KvVersion, VaultSettings};
-use super::sign_in::json;
+use super::sign_in::{self, json};
 use super::token::Tokens;
 use crate::{SecretStoreError, StoredKey};
 
@@ -291,22 +291,44 @@ impl Kv {
             && let Some(is) = self.mounted_version().await?
             && is != set
         {
-            return Err(SecretStoreError::Denied(format!(
-                "the KV engine at {} in Vault at {} is of version {is}, not {set}: set \
-                 KEY_SERVER_VAULT_KV_VERSION={is}, or leave it out",
-                self.mount,
-                self.http.address(),
-            )));
+            return Err(self.of_other_version(is, set));
         }
         Ok(Vec::new())
     }
 
+    /// What is wrong when the version was set and another is mounted; nothing
+    /// when it was not, or Vault does not say.
+    pub(super) async fn version_set_wrong(&self) -> Option<SecretStoreError> {
+        let set = self.set_version?;
+        let is = self.mounted_version().await.ok()??;
+        (is != set).then(|| self.of_other_version(is, set))
+    }
+
+    fn of_other_version(&self, is: KvVersion, set: KvVersion) -> SecretStoreError {
+        SecretStoreError::Denied(format!(
+            "the KV engine at {} in Vault at {} is of version {is}, not {set}: set \
+             KEY_SERVER_VAULT_KV_VERSION={is}, or leave it out",
+            self.mount,
+            self.http.address(),
+        ))
+    }
+
     async fn detect(&self) -> Result<KvVersion, SecretStoreError> {
-        self.mounted_version().await?.ok_or_else(|| {
+        if let Some(version) = self.mounted_version().await? {
+            return Ok(version);
+        }
+        if !self.token_is_known().await? {
+            return Err(SecretStoreError::Denied(format!(
+                "Vault at {} does not know the token: it is mistyped, has ended or was revoked; \
+                 give another. (A live token without the policy \"default\" may not ask after \
+                 itself: then set KEY_SERVER_VAULT_KV_VERSION to 1 or 2)",
+                self.http.address(),
+            )));
+        }
+        Err({
             SecretStoreError::Denied(format!(
                 "Vault at {} does not say what is mounted at {}: there is no such mount (run: \
-                 vault secrets enable -version=2 -path={} kv), or the token is not alive or may do \
-                 nothing there. If it may not look, set KEY_SERVER_VAULT_KV_VERSION to 1 or 2. The \
+                 vault secrets enable -version=2 -path={} kv), or the token may do nothing there. If it may not look, set KEY_SERVER_VAULT_KV_VERSION to 1 or 2. The \
                  policy that a token needs:\n\n{}",
                 self.http.address(),
                 self.mount,
@@ -314,6 +336,15 @@ impl Kv {
                 fault::policy(KvVersion::V2, &self.mount, &self.path),
             ))
         })
+    }
+
+    /// Whether Vault answers for the token; an agent answers for its own.
+    async fn token_is_known(&self) -> Result<bool, SecretStoreError> {
+        let token = self.tokens.get(&self.http).await?;
+        match token.secret {
+            None => Ok(true),
+            Some(secret) => Ok(sign_in::look_up(&self.http, &secret).await?.is_some()),
+        }
     }
 
     /// The version of what is mounted; nothing when Vault does not say.

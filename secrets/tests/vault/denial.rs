@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &tests![
     mount_that_is_no_key_value_engine_is_named,
     mount_with_a_part_of_the_path_is_named,
     wrong_version_by_setting_is_named_and_never_looks_empty,
+    wrong_version_is_named_even_where_the_token_may_not_list,
 ];
 
 /// What a policy leaves out, by a text that takes it out.
@@ -137,13 +138,26 @@ fn wrong_token_is_named_with_the_address() {
         let mut settings = settings(server, "wrong-token").await;
         settings.sign_in = token("fake-wrong-token");
         let text = denied(VaultStore::new(settings.clone()).unwrap().load().await);
-        assert!(text.contains("the token is not alive") && text.contains("capabilities"), "{text}");
+        assert!(text.contains("does not know the token"), "{text}");
+        assert!(text.contains(&server.address()) && !text.contains("mount"), "{text}");
         settings.kv_version = Some(KvVersion::V2);
         let store = VaultStore::new(settings).unwrap();
         let text = denied(store.load().await);
         assert!(text.contains("the token is wrong, has ended or was revoked"), "{text}");
         assert!(text.contains(&server.address()) && text.contains("secret/metadata/wrong-token"));
         assert!(!text.contains("fake-wrong-token"), "{text}");
+    });
+}
+
+fn wrong_version_is_named_even_where_the_token_may_not_list() {
+    run(async {
+        let server = shared().await;
+        let mut settings = settings(server, "version-denied").await;
+        let less = VaultStore::policy(&settings, KvVersion::V2).replace("\"list\"", "\"read\"");
+        settings.sign_in = token(&server.token(&less, "1h", "").await);
+        settings.kv_version = Some(KvVersion::V1);
+        let text = denied(VaultStore::new(settings).unwrap().load().await);
+        assert!(text.contains("is of version 2, not 1"), "{text}");
     });
 }
 

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Origin, SettingValue};
@@ -83,7 +84,19 @@ impl Sources {
     ) -> (Option<T>, Origin) {
         let (text, origin) = self.text(name, variable).unwrap_or((default, Origin::Default));
         match T::read(text) {
-            Ok(value) => (Some(value), origin),
+            Ok(value) => {
+                if let Origin::File(path) = &origin
+                    && T::IS_SECRET
+                    && value.show() != text
+                    && let Some(mode) = open_to_all(path)
+                {
+                    let place = path.display();
+                    problems.push(Problem::new(format!(
+                        "{place} holds a secret ({name}) and is open to everyone (mode {mode:04o}): run chmod o= {place}"
+                    )));
+                }
+                (Some(value), origin)
+            }
             Err(wanted) => {
                 let place = if origin == Origin::Environment { variable } else { name };
                 let text = if T::IS_SECRET { "(hidden)" } else { text };
@@ -103,6 +116,12 @@ impl Sources {
         let (path, values) = self.file.as_ref()?;
         Some((values.get(name)?, Origin::File(path.clone())))
     }
+}
+
+/// The mode of a file that every user of the machine may read.
+fn open_to_all(path: &Path) -> Option<u32> {
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o7777;
+    (mode & 0o007 != 0).then_some(mode)
 }
 
 fn read_file(path: &Path) -> Result<toml::Table, Problem> {
@@ -145,6 +164,8 @@ fn near(name: &str, names: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::{NAMES, resolve};
     use super::*;
 
@@ -188,6 +209,27 @@ mod tests {
         assert!(text.contains("socket must be a text"), "{text}");
         assert!(text.contains("KEY_SERVER_MODELS_MAX (environment) is \"many\""), "{text}");
         assert!(text.contains("one of: disk process"), "{text}");
+    }
+
+    #[test]
+    fn a_file_with_a_secret_is_not_for_everyone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let resolved = |content: &str, mode: u32| {
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            resolve(&Sources::default().with_file(&path))
+        };
+        for secret in ["vault_token = \"hvs.fake\"", "redis_url = \"redis://:fake@host\""] {
+            let problems = resolved(secret, 0o644).unwrap_err();
+            let text = problems[0].to_string();
+            assert!(text.contains("holds a secret") && text.contains("chmod o="), "{text}");
+            assert!(!text.contains("hvs.fake") && !text.contains(":fake"), "{text}");
+            assert!(resolved(secret, 0o640).is_ok());
+        }
+        for harmless in ["vault_token = \"\"", "redis_url = \"redis://host\"", "models_max = 3"] {
+            assert!(resolved(harmless, 0o644).is_ok(), "{harmless}");
+        }
     }
 
     #[test]

@@ -162,10 +162,14 @@ fn refused(shortages: &[Shortage]) -> v1::SelectKeysResponse {
 }
 
 fn in_words(shortage: &Shortage) -> String {
-    let Shortage { model, keys_total, keys_cooling, keys_at_cap, .. } = shortage;
+    let Shortage { model, wanted, given, keys_total, keys_cooling, keys_at_cap, .. } = shortage;
     let soonest = match shortage.retry_after {
         Some(time) => format!(", the first is back in {} s", time.as_secs_f64().ceil()),
         None => String::new(),
+    };
+    let all = match given {
+        0 => format!("all {keys_total} keys are"),
+        _ => format!("{given} of {wanted} can be given, the other keys are"),
     };
     match shortage.reason {
         ShortageReason::UnknownModel => match shortage.did_you_mean.first() {
@@ -173,10 +177,10 @@ fn in_words(shortage: &Shortage) -> String {
             None => format!("{model}: no key serves it"),
         },
         ShortageReason::AllCooling => {
-            format!("{model}: all {keys_total} keys are cooling{soonest}")
+            format!("{model}: {all} cooling{soonest}")
         }
         ShortageReason::AllAtCap => {
-            format!("{model}: all {keys_total} keys are held by as many sessions as they may be")
+            format!("{model}: {all} held by as many sessions as they may be")
         }
         ShortageReason::PoolTooSmall | ShortageReason::NoneUsable => format!(
             "{model}: none of {keys_total} keys is usable: {keys_cooling} cooling{soonest}, {keys_at_cap} at their cap, the others with weight 0"

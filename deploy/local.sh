@@ -124,6 +124,7 @@ For clients, and to look at it:
   export VAULT_TOKEN="$VAULT_TOKEN"
   export KEY_SERVER_REDIS_URL="$KEY_SERVER_REDIS_URL"
   export KEY_SERVER_SOCKET="$KEY_SERVER_SOCKET"
+  export KEY_SERVER_STATE_DIR="$state/key-server"
 
   $binary status
   curl -H "X-Vault-Token: \$VAULT_TOKEN" \$VAULT_ADDR/v1/sys/health

@@ -1,0 +1,42 @@
+//! The CSV with the keys.
+
+use std::cell::LazyCell;
+use std::thread_local;
+
+use key_server_secrets::{CsvLimits, Force, import_csv, plan};
+use tempfile::TempDir;
+
+use crate::scratch;
+
+thread_local! {
+    static DIR: LazyCell<TempDir> = const { LazyCell::new(scratch::dir) };
+}
+
+/// A file of these bytes is imported, or each problem has a line; nothing that
+/// is imported, and nothing that is said, is more than the file holds.
+pub fn run(bytes: &[u8]) {
+    DIR.with(|dir| {
+        let path = scratch::write(dir.path(), "api_keys.csv", bytes);
+        let limits = CsvLimits::default();
+        let import = import_csv(&path, &limits);
+        let lines = bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() + 1;
+        for problem in &import.problems {
+            assert!(problem.line.is_none_or(|line| line as usize <= lines), "{problem}");
+            assert!(!problem.message.is_empty());
+        }
+        for key in &import.keys {
+            let said = import.problems.iter().map(ToString::to_string).collect::<String>();
+            let secret = key.secret.expose();
+            assert!(is_word(secret) || !said.contains(secret), "a problem repeats a credential");
+        }
+        if let Ok(plan) = plan(&[], &import, "csv@n_fuzz", Force::No) {
+            assert!(plan.change.remove.is_empty());
+            assert!(plan.change.put.len() <= import.keys.len());
+        }
+    });
+}
+
+/// What a problem may say for reasons of its own, such as a column's name.
+fn is_word(text: &str) -> bool {
+    text.len() < 12 || text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}

@@ -11,7 +11,7 @@ BIN := $(TARGET)/release/key-server
 PYTHON_ELSEWHERE := ../../backend ../../server/key_server
 TEST_BIN := $(TARGET)/debug/key-server
 
-.PHONY: help run test up down check lint arrows bench clean
+.PHONY: help run test up down check lint fuzz bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,11 +40,15 @@ lint: $(VENV)/.dev ## Formatting, lints, licences, sources, generated files
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo deny --locked check bans licenses sources
 	cargo run -q --locked --bin key-server -- config reference | diff -u docs/settings.md -
+	deploy/systemd/check.sh
 	PYTHON="$(abspath $(VENV))/bin/python" clients/python/generate.sh --check
 	cd clients/python && export PATH="$(abspath $(VENV))/bin:$$PATH" && mypy \
 	    && ruff check . && ruff format --check . \
 	    && ruff check --config pyproject.toml $(PYTHON_ELSEWHERE) \
 	    && ruff format --check --config pyproject.toml $(PYTHON_ELSEWHERE) ../../examples
+
+fuzz: ## Fuzz every target for a minute: make fuzz SECONDS_EACH=600
+	fuzz/run.sh $(or $(SECONDS_EACH),60)
 
 bench: ## Measure against the floors; single parts: make bench PARTS="select start"
 	cargo build --release --locked --bin key-server --bin key-server-bench

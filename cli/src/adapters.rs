@@ -1,5 +1,6 @@
 //! Which adapters a server runs on; the only place that names them.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use crate::settings::Resolved;
 pub(crate) fn parts(
     resolved: Resolved,
     state_dir: StateDir,
+    inherited: Option<OwnedFd>,
     csv_is_expected: bool,
 ) -> Result<Parts, Failure> {
     let database = place::database(state_dir.path());
@@ -38,6 +40,7 @@ pub(crate) fn parts(
         fleet: fleet(&resolved.settings, &state_dir.node_id)?,
         settings: resolved.settings,
         state_dir,
+        inherited,
         store,
         projection: Box::new(projection),
         clock: None,

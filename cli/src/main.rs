@@ -3,6 +3,7 @@
 //! One file per command. Data goes to standard output, everything else to
 //! standard error; nothing but `select --reveal` ever shows a credential.
 
+mod activation;
 mod adapters;
 mod args;
 mod audit;

@@ -1,20 +1,24 @@
 //! `key-server serve`: starts the server, and ends it on a signal.
 
+use std::os::fd::OwnedFd;
+
 use clap::Args;
 use key_server_secrets::SecretStoreError;
 use key_server_server::config::{Origin, Shown};
 use key_server_server::keys::KeysError;
 use key_server_server::lifecycle::{self, RunError, Running};
-use key_server_server::socket;
+use key_server_server::socket::{self, Access};
 use key_server_server::state_dir::StateDir;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::activation;
 use crate::adapters;
 use crate::args::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::logging::{self, LogFile};
+use crate::place::Environment;
 use crate::settings::{self, Resolved, SettingsArgs};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -44,7 +48,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     // Nothing that this process makes is for others; the socket has its own.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let state_dir = resolved.state_dir()?;
-    socket::check(&resolved.settings.socket).map_err(cannot_start)?;
+    let inherited = activation::inherited(&Environment::of_process())?;
+    let access = Access::of(&resolved.settings).map_err(cannot_start)?;
+    if inherited.is_none() {
+        socket::check(&resolved.settings.socket, &access).map_err(cannot_start)?;
+    }
     let state_dir = StateDir::claim(&state_dir).map_err(cannot_start)?;
     let log = logging::start(&resolved.settings)?;
     for warning in &resolved.warnings {
@@ -52,21 +60,25 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(cannot_start)?;
-    runtime.block_on(serve(resolved, state_dir, log))
+    runtime.block_on(serve(resolved, state_dir, inherited, log))
 }
 
 async fn serve(
     resolved: Resolved,
     state_dir: StateDir,
+    inherited: Option<OwnedFd>,
     log: Option<LogFile>,
 ) -> Result<Exit, Failure> {
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
     let mut ends = EndSignals::new().map_err(cannot_start)?;
-    let socket = resolved.settings.socket.clone();
+    let socket = match inherited {
+        Some(_) => "the socket that systemd passed".to_owned(),
+        None => resolved.settings.socket.display().to_string(),
+    };
     let csv_is_expected = is_named(&resolved.shown, "key_config_file");
-    let parts = adapters::parts(resolved, state_dir, csv_is_expected)?;
+    let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected)?;
     let mut running = lifecycle::start(parts).await.map_err(not_started)?;
-    tracing::info!("serving {} on {}", running.summary(), socket.display());
+    tracing::info!("serving {} on {}", running.summary(), socket);
     loop {
         tokio::select! {
             error = running.failed() => {

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use key_server_core::{Event, Time};
 
-/// Who made a call: the kernel's word about the peer.
+/// Who made a call: the kernel's word about the peer, as of the moment its
+/// connection was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Its user.
@@ -11,7 +12,11 @@ pub struct Caller {
     pub gid: u32,
     /// Its process.
     pub pid: u32,
-    /// The path of its executable; absent when it could not be read.
+    /// When that process began, in ms since 1970, UTC: with it, a pid means one
+    /// process. Absent when the process was gone before it could be asked.
+    pub started_ms: Option<u64>,
+    /// The path of its executable; absent when it could not be read or the
+    /// process was gone.
     pub exe: Option<Arc<str>>,
 }
 

@@ -108,8 +108,12 @@ macro_rules! settings {
 settings! {
     /// The Unix socket that applications connect to.
     socket: PathBuf = "/tmp/keyserver.sock", "KEY_SERVER_SOCKET";
-    /// Permission bits of the socket, octal; it is born with them.
-    socket_mode: FileMode = "0600", "KEY_SERVER_SOCKET_MODE";
+    /// Permission bits of the socket, octal; it is born with them. Empty: `0600`, or `0660` with a `socket_group`.
+    socket_mode: Option<FileMode> = "", "KEY_SERVER_SOCKET_MODE";
+    /// The user that the socket belongs to, by name or number; only root can give it away. Empty: the server's.
+    socket_owner: String = "", "KEY_SERVER_SOCKET_OWNER";
+    /// The group whose members may connect, by name or number. Empty: none in particular.
+    socket_group: String = "", "KEY_SERVER_SOCKET_GROUP";
     /// The CSV with the keys; none is fine when the store has keys.
     key_config_file: PathBuf = "api_keys.csv", "KEY_CONFIG_FILE";
     /// Where ledger, projection and secret store are; empty: `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/key-server`, else `~/.local/state/key-server`.
@@ -242,10 +246,22 @@ settings! {
     csv_bytes_max: u64 = "268435456", "KEY_SERVER_CSV_BYTES_MAX";
     /// Connections at once; more wait to be accepted.
     connections_max: usize = "1024", "KEY_SERVER_CONNECTIONS_MAX";
+    /// Connections of one user (uid) at once; more are closed at once.
+    connections_per_uid: usize = "512", "KEY_SERVER_CONNECTIONS_PER_UID";
+    /// How long a new connection may take until it speaks HTTP/2: preface, settings and the acknowledgement of the server's.
+    first_byte_timeout: Duration = "3s", "KEY_SERVER_FIRST_BYTE_TIMEOUT";
+    /// How long a request may take to arrive whole.
+    request_timeout: Duration = "10s", "KEY_SERVER_REQUEST_TIMEOUT";
+    /// A connection without a call for this long (or up to twice as long) is told to go; clients connect again by themselves.
+    connection_idle: Duration = "15m", "KEY_SERVER_CONNECTION_IDLE";
+    /// A connection this old is told to go; clients connect again by themselves.
+    connection_age: Duration = "24h", "KEY_SERVER_CONNECTION_AGE";
+    /// How long calls in progress may take on a connection that was told to go.
+    connection_grace: Duration = "30s", "KEY_SERVER_CONNECTION_GRACE";
     /// Calls in progress at once on one connection.
     streams_max: u32 = "256", "KEY_SERVER_STREAMS_MAX";
     /// How long calls in progress may take to finish when the server stops.
-    shutdown_grace: Duration = "10s", "KEY_SERVER_SHUTDOWN_GRACE";
+    shutdown_grace: Duration = "8s", "KEY_SERVER_SHUTDOWN_GRACE";
 }
 
 impl Settings {
@@ -305,8 +321,17 @@ impl Settings {
             ),
             (self.page_size_max == 0, "page_size_max must be at least 1"),
             (
-                self.connections_max == 0 || self.streams_max == 0,
-                "connections_max and streams_max must be at least 1",
+                self.connections_max == 0 || self.connections_per_uid == 0 || self.streams_max == 0,
+                "connections_max, connections_per_uid and streams_max must be at least 1",
+            ),
+            (
+                self.first_byte_timeout.is_zero() || self.request_timeout.is_zero(),
+                "first_byte_timeout and request_timeout must be more than 0s",
+            ),
+            (
+                self.connection_idle < Duration::from_secs(1)
+                    || self.connection_age < Duration::from_secs(1),
+                "connection_idle and connection_age must be at least 1s",
             ),
             (
                 !matches!(self.vault_kv_version.as_str(), "" | "1" | "2"),

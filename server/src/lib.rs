@@ -1,14 +1,16 @@
 //! The daemon, without a word about which adapters it runs on.
 //!
-//! A call comes in by [`socket`] and [`accept`], is checked by [`guard`], runs
+//! A call comes in by [`socket`], `accept` and `connection`, is checked by [`guard`], runs
 //! its verb, which decides through the [`engine`], and leaves once its record
 //! is durable. [`projector`] carries what changed into the local database in
 //! the background; [`lifecycle`] starts and ends all of it.
 
-pub mod accept;
+mod accept;
 pub mod backend;
+mod calls;
 pub mod clock;
 pub mod config;
+mod connection;
 pub mod engine;
 pub mod error;
 pub mod fleet;
@@ -16,6 +18,7 @@ mod grpc;
 pub mod guard;
 pub mod keys;
 pub mod lifecycle;
+mod peer;
 pub mod projector;
 mod recovery;
 mod resume;

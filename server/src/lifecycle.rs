@@ -3,9 +3,10 @@
 //! Every task belongs to one [`Running`]: the soft stop ends accepting and
 //! lets calls finish, the grace ends them, and the first task that fails stops
 //! the whole. The order of the end is the reverse of the start: socket, calls,
-//! projection, ledger.
+//! projection, ledger. Peers that say nothing are not waited for.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,9 @@ use key_server_proto::v1::key_server_server::{KeyServerServer, SERVICE_NAME};
 use key_server_secrets::{CsvLimits, SecretStore};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
@@ -32,18 +32,18 @@ use crate::config::{Durability, Settings};
 use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
 use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
-use crate::guard::Guard;
+use crate::connection::Conversation;
+use crate::guard::{Guard, Peer};
 use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
 use crate::service::{Node, Service};
-use crate::socket::{self, Socket, SocketError};
+use crate::socket::{self, Access, Socket, SocketError};
 use crate::state_dir::StateDir;
-use crate::{accept, recovery};
+use crate::accept::{Room, accept};
+use crate::recovery;
 
 /// How often sessions are looked at that are overdue.
 const TICK_EVERY: Duration = Duration::from_secs(1);
-/// Connections accepted and not yet taken by the server.
-const ACCEPTED_MAX: usize = 64;
 /// A reload of 1,000,000 rows is one call: it has to fit.
 const LEDGER_QUEUE_ENTRIES_MAX: usize = 2_000_000;
 const LEDGER_QUEUE_BYTES_MAX: usize = 2 << 30;
@@ -59,6 +59,8 @@ pub struct Parts {
     pub csv_is_expected: bool,
     /// Claimed.
     pub state_dir: StateDir,
+    /// A socket that listens already, in place of one at the settings' path.
+    pub inherited: Option<OwnedFd>,
     /// Where the keys are kept.
     pub store: Arc<dyn SecretStore>,
     /// The copy of the keys to start with while the store is away, if any.
@@ -101,7 +103,11 @@ pub enum RunError {
 /// A server at work.
 pub struct Running {
     tasks: TaskTracker,
+    /// No new connections and calls.
     stop: CancellationToken,
+    /// No calls at all any more.
+    cut: CancellationToken,
+    shutdown_grace: Duration,
     failure: mpsc::Receiver<RunError>,
     service: Service,
     socket: Option<Socket>,
@@ -113,7 +119,10 @@ pub struct Running {
 /// Any [`RunError`]; what was begun is undone.
 pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let settings = Arc::new(parts.settings);
-    socket::check(&settings.socket)?;
+    let access = Access::of(&settings)?;
+    if parts.inherited.is_none() {
+        socket::check(&settings.socket, &access)?;
+    }
     let ledger_dir = parts.state_dir.ledger();
     let mut projection = parts.projection;
     let rules = settings.rules();
@@ -157,7 +166,13 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         company.meet().await;
     }
     let service = Service { engine, keys, projector, guard, node, fleet };
-    let (socket, listener) = socket::listen(&settings.socket, settings.socket_mode.0)?;
+    let (socket, listener) = match parts.inherited {
+        Some(inherited) => (None, socket::adopt(inherited)?),
+        None => {
+            let (socket, listener) = socket::listen(&settings.socket, &access)?;
+            (Some(socket), listener)
+        }
+    };
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
     let state_dir = parts.state_dir;
     let running = Running::spawn(&settings, service, socket, listener, state_dir);
@@ -231,7 +246,7 @@ impl Running {
     fn spawn(
         settings: &Arc<Settings>,
         service: Service,
-        socket: Socket,
+        socket: Option<Socket>,
         listener: UnixListener,
         state_dir: StateDir,
     ) -> Self {
@@ -239,9 +254,11 @@ impl Running {
         let running = Self {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            shutdown_grace: settings.shutdown_grace,
             failure,
             service: service.clone(),
-            socket: Some(socket),
+            socket,
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         running.serve(settings, listener, failed, health.clone(), health_service);
@@ -318,39 +335,33 @@ impl Running {
         health: HealthReporter,
         health_service: HealthServer<impl Health>,
     ) {
-        let (connected, connections) = mpsc::channel(ACCEPTED_MAX);
-        self.tasks.spawn(accept::accept(listener, settings.connections_max, connected));
-        let router = Server::builder()
-            .max_concurrent_streams(settings.streams_max)
-            .add_service(health_service)
+        let service = KeyServerServer::new(self.service.clone())
+            .max_decoding_message_size(settings.message_bytes_max);
+        let routes = Routes::new(health_service)
             .add_service(reflection_v1())
             .add_service(reflection_v1alpha())
-            .add_service(
-                KeyServerServer::new(self.service.clone())
-                    .max_decoding_message_size(settings.message_bytes_max),
-            );
+            .add_service(service);
         self.tell_readiness(health.clone());
-        let (stop, grace) = (self.stop.clone(), settings.shutdown_grace);
+        let (stop, cut) = (self.stop.clone(), self.cut.clone());
+        let conversation = Conversation::new(settings, routes, self.tasks.clone(), (stop, cut));
+        let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
+        let room = Room::of(settings);
         self.tasks.spawn(async move {
-            let soft = {
-                let stop = stop.clone();
-                async move {
-                    stop.cancelled().await;
-                    set_serving(&health, ServingStatus::NotServing).await;
-                }
-            };
-            let serving =
-                router.serve_with_incoming_shutdown(ReceiverStream::new(connections), soft);
-            let hard = async {
-                stop.cancelled().await;
-                tokio::time::sleep(grace).await;
-            };
-            tokio::select! {
-                served = serving => if let Err(error) = served {
-                    let _ = failed.send(cannot_serve(error)).await;
-                },
-                () = hard => tracing::warn!("some calls did not finish in time; they were cut"),
+            let accepting = accept(listener, room, stop, |stream, caller, seat| {
+                let serving = conversation.clone().serve(stream, Peer(Arc::new(caller)));
+                tasks.spawn(async move {
+                    serving.await;
+                    drop(seat);
+                });
+            });
+            if let Err(error) = accepting.await {
+                let _ = failed.send(cannot_serve(error)).await;
             }
+        });
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.cancelled().await;
+            set_serving(&health, ServingStatus::NotServing).await;
         });
     }
 
@@ -405,7 +416,15 @@ impl Running {
         self.stop.cancel();
         drop(self.socket.take());
         self.tasks.close();
-        self.tasks.wait().await;
+        let grace = async {
+            tokio::time::sleep(self.shutdown_grace).await;
+            self.cut.cancel();
+            self.tasks.wait().await;
+        };
+        tokio::select! {
+            () = self.tasks.wait() => {}
+            () = grace => {}
+        }
         let Service { engine, projector, .. } = &self.service;
         projector.flush().await;
         engine.note(Fact::NodeStopped).await?;

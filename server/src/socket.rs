@@ -1,18 +1,30 @@
-//! The Unix socket: claimed with care, born with its mode, removed if still
-//! ours.
+//! The Unix socket: claimed with care, born with its mode and group, removed
+//! if still ours; or taken over from systemd.
 
-use std::fs::Metadata;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::Mode;
+use data_encoding::HEXLOWER;
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, chownat, mkdirat, openat, renameat_with,
+    statat, unlinkat,
+};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{geteuid, umask};
+
+use crate::config::Settings;
 
 /// What fits into `sockaddr_un`, without the terminating zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Without a `socket_group`, and with one.
+const MODE_ALONE: u32 = 0o600;
+const MODE_OF_GROUP: u32 = 0o660;
 
 /// Why the socket cannot be ours.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +43,28 @@ pub enum SocketError {
         /// The directory.
         dir: PathBuf,
     },
+    /// Everybody may replace what is in the directory.
+    #[error("everybody can replace the socket in {} (mode {mode:04o}, without the sticky bit): choose another directory with KEY_SERVER_SOCKET, or run `chmod +t {}`", dir.display(), dir.display())]
+    OpenDirectory {
+        /// The directory.
+        dir: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// Somebody listens there.
     #[error("a server is listening on {} already ({holder}): stop it, or set KEY_SERVER_SOCKET", path.display())]
     Live {
         /// The path.
         path: PathBuf,
         /// Its process, if the kernel says.
+        holder: String,
+    },
+    /// Somebody has the right to listen there.
+    #[error("another server ({holder}) holds {}: stop it, or set KEY_SERVER_SOCKET", lock.display())]
+    Locked {
+        /// The lock file.
+        lock: PathBuf,
+        /// Its process, if it says.
         holder: String,
     },
     /// Something else is there.
@@ -47,6 +75,19 @@ pub enum SocketError {
         /// What it is.
         what: &'static str,
     },
+    /// A user or group that does not exist here.
+    #[error("{setting} is {name:?}, which {file} does not have: write a name from there, or a number")]
+    UnknownName {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        name: String,
+        /// Where it was looked for.
+        file: &'static str,
+    },
+    /// What was inherited is not a socket that applications can connect to.
+    #[error("the descriptor that systemd passed is not a listening Unix stream socket: use ListenStream= with one path")]
+    NotListening,
     /// The system said no.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
@@ -57,6 +98,57 @@ pub enum SocketError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Permission bits.
+    pub mode: u32,
+    /// Whose it is, when not the server's own.
+    pub owner: Option<u32>,
+    /// Whose members the group's bits are for.
+    pub group: Option<u32>,
+}
+
+impl Access {
+    /// As the settings say.
+    ///
+    /// # Errors
+    /// [`SocketError::UnknownName`].
+    pub fn of(settings: &Settings) -> Result<Self, SocketError> {
+        let owner = id("socket_owner", &settings.socket_owner, "/etc/passwd")?;
+        let group = id("socket_group", &settings.socket_group, "/etc/group")?;
+        let default = if group.is_some() { MODE_OF_GROUP } else { MODE_ALONE };
+        Ok(Self { mode: settings.socket_mode.map_or(default, |mode| mode.0), owner, group })
+    }
+}
+
+/// The number of a user or group: as written, or the third field of the line
+/// that begins with the name.
+fn id(
+    setting: &'static str,
+    name: &str,
+    file: &'static str,
+) -> Result<Option<u32>, SocketError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(id) = name.parse() {
+        return Ok(Some(id));
+    }
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let id = id_in(&text, name);
+    let unknown = || SocketError::UnknownName { setting, name: name.to_owned(), file };
+    id.map(Some).ok_or_else(unknown)
+}
+
+fn id_in(text: &str, name: &str) -> Option<u32> {
+    let of_line = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    text.lines().find_map(of_line)
 }
 
 /// By what a socket is known again: device, inode, and when it was made, since
@@ -80,6 +172,7 @@ impl Identity {
 pub struct Socket {
     path: PathBuf,
     identity: Identity,
+    _lock: Lock,
 }
 
 /// Makes sure that the path is free or holds a dead socket of ours, which is
@@ -87,23 +180,52 @@ pub struct Socket {
 ///
 /// # Errors
 /// Any [`SocketError`].
-pub fn check(path: &Path) -> Result<(), SocketError> {
+pub fn check(path: &Path, access: &Access) -> Result<(), SocketError> {
     let bytes = path.as_os_str().len();
     if bytes > SOCKET_PATH_BYTES_MAX {
         return Err(SocketError::TooLong { path: path.to_owned(), bytes });
     }
-    let dir = directory(path);
-    if !dir.is_dir() {
-        return Err(SocketError::NoDirectory { dir: dir.to_owned() });
-    }
+    check_directory(directory(path))?;
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(SocketError::Io { doing: "look at", path: path.to_owned(), source }),
-        Ok(metadata) => check_occupied(path, &metadata),
+        Ok(metadata) => check_occupied(path, &metadata, access),
     }
 }
 
-fn check_occupied(path: &Path, metadata: &Metadata) -> Result<(), SocketError> {
+fn check_directory(dir: &Path) -> Result<(), SocketError> {
+    let Some(metadata) = dir.metadata().ok().filter(Metadata::is_dir) else {
+        return Err(SocketError::NoDirectory { dir: dir.to_owned() });
+    };
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+        return Err(SocketError::OpenDirectory { dir: dir.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// What is allowed and yet not well: in such a directory somebody else may put
+/// a socket of his own while the server is down.
+fn warn_of_directory(dir: &Path) {
+    let Ok(metadata) = dir.metadata() else { return };
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    if mode & 0o022 != 0 {
+        tracing::warn!(
+            "others can write to the socket's directory {} (mode {mode:04o}): while the server is \
+             down, somebody can listen in its place, which clients notice by the server's uid only; \
+             a directory of its own is better, such as /run/key-server",
+            dir.display(),
+        );
+    } else if owner != 0 && owner != geteuid().as_raw() {
+        tracing::warn!(
+            "the socket's directory {} belongs to uid {owner}, who can replace the socket; \
+             a directory of its own is better, such as /run/key-server",
+            dir.display(),
+        );
+    }
+}
+
+fn check_occupied(path: &Path, metadata: &Metadata, access: &Access) -> Result<(), SocketError> {
     let not_ours = |what| Err(SocketError::NotOurs { path: path.to_owned(), what });
     let kind = metadata.file_type();
     if kind.is_dir() {
@@ -116,7 +238,8 @@ fn check_occupied(path: &Path, metadata: &Metadata) -> Result<(), SocketError> {
     match UnixStream::connect(path) {
         Ok(stream) => Err(SocketError::Live { path: path.to_owned(), holder: holder(&stream) }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            let is_ours = metadata.uid() == geteuid().as_raw();
+            let owner = access.owner.unwrap_or_else(|| geteuid().as_raw());
+            let is_ours = metadata.uid() == owner || metadata.uid() == geteuid().as_raw();
             if is_ours { Ok(()) } else { not_ours("a dead socket of another user") }
         }
         Err(source) => Err(SocketError::Io { doing: "connect to", path: path.to_owned(), source }),
@@ -131,13 +254,18 @@ fn holder(stream: &UnixStream) -> String {
 }
 
 /// Listens at the path; a dead socket of ours that is in the way is removed.
-/// The socket has `mode` from its first instant. Call it before other threads
-/// make files: the umask belongs to the process.
+/// The socket is as `access` says from the first instant in which anybody can
+/// find it. Call it before other threads make files: the umask belongs to the
+/// process.
 ///
 /// # Errors
 /// Any [`SocketError`].
-pub fn listen(path: &Path, mode: u32) -> Result<(Socket, UnixListener), SocketError> {
-    check(path)?;
+pub fn listen(path: &Path, access: &Access) -> Result<(Socket, UnixListener), SocketError> {
+    check(path, access)?;
+    let lock = Lock::take(path)?;
+    // Again: who held the lock until now may have left something.
+    check(path, access)?;
+    warn_of_directory(directory(path));
     let io_error = |doing| move |source| SocketError::Io { doing, path: path.to_owned(), source };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -145,11 +273,31 @@ pub fn listen(path: &Path, mode: u32) -> Result<(Socket, UnixListener), SocketEr
         }
         _ => {}
     }
-    let listener = bind_with_mode(path, mode).map_err(io_error("listen on"))?;
+    let listener = match access {
+        Access { mode, owner: None, group: None } => bind_with_mode(path, *mode),
+        _ => bind_out_of_sight(path, access),
+    };
+    let listener = listener.map_err(io_error("listen on"))?;
     listener.set_nonblocking(true).map_err(io_error("listen on"))?;
     let metadata = path.symlink_metadata().map_err(io_error("look at"))?;
     let identity = Identity::of(&metadata);
-    Ok((Socket { path: path.to_owned(), identity }, listener))
+    Ok((Socket { path: path.to_owned(), identity, _lock: lock }, listener))
+}
+
+/// Takes over a socket that listens already: who made it says who may connect,
+/// and removes it.
+///
+/// # Errors
+/// [`SocketError::NotListening`].
+pub fn adopt(descriptor: OwnedFd) -> Result<UnixListener, SocketError> {
+    let is_right = socket_domain(&descriptor) == Ok(AddressFamily::UNIX)
+        && socket_type(&descriptor) == Ok(SocketType::STREAM)
+        && socket_acceptconn(&descriptor) == Ok(true);
+    let listener = UnixListener::from(descriptor);
+    match listener.set_nonblocking(true) {
+        Ok(()) if is_right => Ok(listener),
+        _ => Err(SocketError::NotListening),
+    }
 }
 
 /// The umask belongs to the process: one at a time, and put back at once.
@@ -162,6 +310,58 @@ fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     bound
 }
 
+/// Binds where nobody else can look, and moves the finished socket into place.
+///
+/// A socket is born with its mode, but with the group of whoever makes it: at
+/// its path it would for a moment be open to the wrong group, or, with a chmod
+/// afterwards, be something else than what was asked for. (To be born with
+/// another group the process would have to take it as its own, which only
+/// root may; every member may give a file to his group.) So it is made in a
+/// directory that only we can enter, given away there, and appears by a rename
+/// that does not replace anything. The directory is held by descriptors: who
+/// can write beside it cannot put another in its place.
+fn bind_out_of_sight(path: &Path, access: &Access) -> io::Result<UnixListener> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = openat(CWD, directory(path), dir_flags, Mode::empty())?;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    let hidden_name = format!(".key-server-{}", HEXLOWER.encode(&random));
+    mkdirat(&parent, &hidden_name, Mode::RWXU)?;
+    let bound = openat(&parent, &hidden_name, dir_flags | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(io::Error::from)
+        .and_then(|hidden| {
+            let bound = bind_within(&hidden, access).and_then(|listener| {
+                renameat_with(&hidden, SOCKET, &parent, name, RenameFlags::NOREPLACE)?;
+                Ok(listener)
+            });
+            if bound.is_err() {
+                let _ = unlinkat(&hidden, SOCKET, AtFlags::empty());
+            }
+            bound
+        });
+    let _ = unlinkat(&parent, &hidden_name, AtFlags::REMOVEDIR);
+    bound
+}
+
+/// The name of a socket within its hidden directory.
+const SOCKET: &str = "socket";
+
+fn bind_within(hidden: &OwnedFd, access: &Access) -> io::Result<UnixListener> {
+    let stat = statat(hidden, "", AtFlags::EMPTY_PATH)?;
+    if stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+        return Err(io::Error::other("somebody put another directory in the place of ours"));
+    }
+    let path = format!("/proc/self/fd/{}/{SOCKET}", hidden.as_raw_fd());
+    let listener = bind_with_mode(Path::new(&path), access.mode)?;
+    let (owner, group) = (access.owner.map(Uid::from_raw), access.group.map(Gid::from_raw));
+    chownat(hidden, SOCKET, owner, group, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| {
+        let what = "only root can give it to another user, and only members to a group";
+        io::Error::other(format!("cannot give it its owner and group: {error}; {what}"))
+    })?;
+    Ok(listener)
+}
+
 impl Drop for Socket {
     /// Removes the socket, unless something else is there by now.
     fn drop(&mut self) {
@@ -170,6 +370,84 @@ impl Drop for Socket {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// The right to listen at a path: a file beside it, locked as long as this
+/// lives. Of two servers that find the same dead socket, one removes it.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    /// Locked.
+    file: File,
+}
+
+impl Lock {
+    fn take(socket: &Path) -> Result<Self, SocketError> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        loop {
+            let mut file = Self::open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::Error(source)) => {
+                    return Err(SocketError::Io { doing: "lock", path, source });
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.take(20).read_to_string(&mut holder);
+                    let holder = format!("pid {}", holder.trim());
+                    return Err(SocketError::Locked { lock: path, holder });
+                }
+            }
+            // Who held it may have removed it after it was opened here: then
+            // this lock is on nothing that others can find.
+            if is_same(&file, &path) {
+                // Only for people; on a full disk it is left out.
+                let _ = file.set_len(0).and_then(|()| file.rewind());
+                let _ = write!(file, "{}", std::process::id());
+                return Ok(Self { path, file });
+            }
+        }
+    }
+
+    fn open(path: &Path) -> Result<File, SocketError> {
+        let not_ours = |what| SocketError::NotOurs { path: path.to_owned(), what };
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        // Not through a symbolic link, and not waiting at a pipe.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let options = options.custom_flags(flags.bits().cast_signed());
+        let file = match options.open(path) {
+            Ok(file) => file,
+            Err(_) if path.is_symlink() => return Err(not_ours("a symbolic link")),
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(SocketError::Io { doing: "lock", path, source });
+            }
+        };
+        match file.metadata() {
+            Ok(metadata) if !metadata.is_file() => Err(not_ours("not a file")),
+            Ok(metadata) if metadata.uid() != geteuid().as_raw() => {
+                Err(not_ours("the lock file of another user"))
+            }
+            _ => Ok(file),
+        }
+    }
+}
+
+impl Drop for Lock {
+    /// Removes the file while it is still locked; see [`Lock::take`].
+    fn drop(&mut self) {
+        if is_same(&self.file, &self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    let (Ok(here), Ok(there)) = (file.metadata(), path.symlink_metadata()) else { return false };
+    (here.dev(), here.ino()) == (there.dev(), there.ino())
 }
 
 fn directory(path: &Path) -> &Path {
@@ -181,29 +459,118 @@ fn directory(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     use super::*;
+
+    const fn of_mode(mode: u32) -> Access {
+        Access { mode, owner: None, group: None }
+    }
 
     #[test]
     fn born_with_its_mode_and_removed_with_its_server() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let (socket, _listener) = listen(&path, 0o660).unwrap();
+        let (socket, _listener) = listen(&path, &of_mode(0o660)).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
         drop(socket);
-        assert!(!path.exists());
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]
-    fn a_socket_that_another_took_over_is_left_alone() {
+    fn a_socket_for_a_group_is_moved_into_place_and_nothing_else_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let (socket, listener) = listen(&path, 0o600).unwrap();
-        drop(listener);
-        let (_other, _other_listener) = listen(&path, 0o600).unwrap();
+        let own = rustix::process::getegid().as_raw();
+        let access = Access { mode: 0o660, owner: None, group: Some(own) };
+        let (socket, _listener) = listen(&path, &access).unwrap();
+        let metadata = path.metadata().unwrap();
+        assert_eq!((metadata.mode() & 0o777, metadata.gid()), (0o660, own));
+        UnixStream::connect(&path).unwrap();
+        let names = dir.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["s.sock", "s.sock.lock"]);
+        drop(socket);
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_appears_in_the_last_moment_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        std::fs::write(&path, "x").unwrap();
+        let access = Access { mode: 0o660, owner: None, group: Some(0) };
+        let access = Access { group: Some(rustix::process::getegid().as_raw()), ..access };
+        let error = bind_out_of_sight(&path, &access).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "x");
+        assert_eq!(dir.path().read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_socket_that_another_put_in_its_place_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let (socket, _listener) = listen(&path, &of_mode(0o600)).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
         drop(socket);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_path_has_one_server_also_while_its_socket_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let (socket, listener) = listen(&path, &of_mode(0o600)).unwrap();
+        drop(listener);
+        for _ in 0..2 {
+            let error = listen(&path, &of_mode(0o600)).unwrap_err().to_string();
+            assert!(error.contains(&format!("another server (pid {})", std::process::id())));
+            let _ = std::fs::remove_file(&path);
+        }
+        drop(socket);
+        listen(&path, &of_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_is_not_ours_is_refused_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let lock = dir.path().join("s.sock.lock");
+        let refused = |what: &str| {
+            let error = listen(&path, &of_mode(0o600)).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+            assert!(lock.symlink_metadata().is_ok() && !path.exists());
+        };
+        symlink(dir.path().join("elsewhere"), &lock).unwrap();
+        refused("a symbolic link");
+        assert!(!dir.path().join("elsewhere").exists());
+        std::fs::remove_file(&lock).unwrap();
+        std::fs::write(&lock, "1").unwrap();
+        if geteuid().is_root() {
+            chown(&lock, Some(65_533), None).unwrap();
+            refused("the lock file of another user");
+            chown(&lock, Some(0), None).unwrap();
+        }
+        listen(&path, &of_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_in_which_everybody_can_replace_files_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let with_mode = |mode| {
+            std::fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+            listen(&path, &of_mode(0o600))
+        };
+        let error = with_mode(0o777).unwrap_err().to_string();
+        assert!(error.contains("chmod +t") && error.contains("0777"), "{error}");
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+        with_mode(0o1777).unwrap();
+        with_mode(0o770).unwrap();
     }
 
     #[test]
@@ -214,20 +581,47 @@ mod tests {
         let link = dir.path().join("link");
         symlink(&file, &link).unwrap();
         let live = dir.path().join("live");
-        let (_socket, _listener) = listen(&live, 0o600).unwrap();
+        let (_socket, _listener) = listen(&live, &of_mode(0o600)).unwrap();
+        let to_live = dir.path().join("to_live");
+        symlink(&live, &to_live).unwrap();
         let pid = format!("pid {}", std::process::id());
         for (path, what) in [
             (file, "not a socket"),
             (link, "a symbolic link"),
+            (to_live, "a symbolic link"),
             (dir.path().to_owned(), "a directory"),
             (live, pid.as_str()),
             (dir.path().join("missing/s.sock"), "does not exist"),
             (dir.path().join("long".repeat(40)), "bytes"),
         ] {
             let existed = path.exists();
-            let error = listen(&path, 0o600).unwrap_err().to_string();
+            let error = listen(&path, &of_mode(0o600)).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
             assert_eq!(path.exists(), existed);
         }
+    }
+
+    #[test]
+    fn only_a_listening_unix_socket_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("s.sock")).unwrap();
+        adopt(listener.into()).unwrap();
+        let (stream, _other) = UnixStream::pair().unwrap();
+        assert!(matches!(adopt(stream.into()), Err(SocketError::NotListening)));
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(matches!(adopt(tcp.into()), Err(SocketError::NotListening)));
+    }
+
+    #[test]
+    fn users_and_groups_are_found_by_name() {
+        let text = "root:x:0:0:root:/root:/bin/sh\nkey:x:12:\nkeys:x:13:a,b\nbad:x:y:\n";
+        assert_eq!(id_in(text, "root"), Some(0));
+        assert_eq!(id_in(text, "key"), Some(12));
+        assert_eq!(id_in(text, "keys"), Some(13));
+        assert_eq!(id_in(text, "ke"), None);
+        assert_eq!(id_in(text, "bad"), None);
+        assert_eq!(id("socket_group", "4711", "/etc/group").unwrap(), Some(4_711));
+        let error = id("socket_group", "no-such-group", "/etc/group").unwrap_err().to_string();
+        assert!(error.contains("socket_group") && error.contains("/etc/group"), "{error}");
     }
 }

@@ -2,3 +2,9 @@
 //!
 //! The only crate of the workspace that may hold `unsafe`; every block says
 //! why it is sound.
+
+mod inherited;
+mod peer;
+
+pub use inherited::take_inherited;
+pub use peer::peer_pidfd;

@@ -85,6 +85,7 @@ impl EmbeddedHome {
             settings: self.resolved(),
             csv_is_expected: true,
             state_dir,
+            inherited: None,
             store: Arc::new(store),
             projection: Box::new(projection),
             offline: None,

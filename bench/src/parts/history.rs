@@ -70,7 +70,7 @@ impl History {
         Ok(Self {
             ledger,
             state,
-            caller: Arc::new(Caller { uid: OWNER, gid: OWNER, pid: 4_242, exe }),
+            caller: Arc::new(Caller { uid: OWNER, gid: OWNER, pid: 4_242, started_ms: None, exe }),
             model: MODEL.parse()?,
             start: opened.last_at,
             now: opened.last_at,

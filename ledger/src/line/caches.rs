@@ -34,18 +34,18 @@ impl Caches {
 
     pub(super) fn caller(
         &mut self,
-        uid: u32,
-        gid: u32,
-        pid: u32,
+        (uid, gid, pid): (u32, u32, u32),
+        started_ms: Option<u64>,
         exe: Option<&str>,
     ) -> Arc<Caller> {
         if let Some(caller) = &self.caller
             && (caller.uid, caller.gid, caller.pid) == (uid, gid, pid)
+            && caller.started_ms == started_ms
             && caller.exe.as_deref() == exe
         {
             return Arc::clone(caller);
         }
-        let caller = Caller { uid, gid, pid, exe: exe.map(Arc::from) };
+        let caller = Caller { uid, gid, pid, started_ms, exe: exe.map(Arc::from) };
         Arc::clone(self.caller.insert(Arc::new(caller)))
     }
 

@@ -100,6 +100,10 @@ fn write_caller(caller: &Caller, line: &mut LineWriter<'_>) {
     line.number(caller.gid.into());
     line.raw(field!("pid"));
     line.number(caller.pid.into());
+    if let Some(started_ms) = caller.started_ms {
+        line.raw(field!("started"));
+        line.number(started_ms);
+    }
     if let Some(exe) = &caller.exe {
         line.raw(field!("exe"));
         line.text(exe);
@@ -169,12 +173,16 @@ impl Decoder {
         let uid = scanner.number_u32()?;
         let gid = scanner.field_u32(field!("gid"))?;
         let pid = scanner.field_u32(field!("pid"))?;
+        let started_ms = match scanner.take_if(field!("started")) {
+            true => Some(scanner.number()?),
+            false => None,
+        };
         let exe = match scanner.take_if(field!("exe")) {
             true => Some(scanner.text()?),
             false => None,
         };
         scanner.literal("}")?;
-        Ok(Some(self.caches.caller(uid, gid, pid, exe.as_deref())))
+        Ok(Some(self.caches.caller((uid, gid, pid), started_ms, exe.as_deref())))
     }
 }
 

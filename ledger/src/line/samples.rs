@@ -122,8 +122,13 @@ fn moved_out() -> SessionMovedOut {
 
 /// Each kind of entry, in an order in which they could happen.
 pub(super) fn entries() -> Vec<Entry> {
-    let caller =
-        Caller { uid: 1_000, gid: 1_000, pid: 4_242, exe: Some("/usr/bin/python3.12".into()) };
+    let caller = Caller {
+        uid: 1_000,
+        gid: 1_000,
+        pid: 4_242,
+        started_ms: Some(FIRST_MS - 60_000),
+        exe: Some("/usr/bin/python3.12".into()),
+    };
     let caller = Some(Arc::new(caller));
     let of_caller = |event: Event| Entry { caller: caller.clone(), fact: event.into() };
     let durability = Durability::Disk;

@@ -177,8 +177,9 @@ fn fact() -> impl Strategy<Value = Fact> {
 }
 
 pub(super) fn entry() -> impl Strategy<Value = Entry> {
-    let caller = (any::<(u32, u32, u32)>(), proptest::option::of(text()))
-        .prop_map(|((uid, gid, pid), exe)| Arc::new(Caller { uid, gid, pid, exe }));
+    let caller = (any::<(u32, u32, u32, Option<u64>)>(), proptest::option::of(text())).prop_map(
+        |((uid, gid, pid, started_ms), exe)| Arc::new(Caller { uid, gid, pid, started_ms, exe }),
+    );
     (proptest::option::of(caller), fact()).prop_map(|(caller, fact)| Entry { caller, fact })
 }
 

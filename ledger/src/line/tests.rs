@@ -144,6 +144,18 @@ fn lines_of_other_forms_are_refused() {
 }
 
 #[test]
+fn a_line_from_before_start_times_were_written_is_read() {
+    let body = "{\"v\":1,\"seq\":7,\"time\":\"2026-01-01T00:00:07.000Z\",\"at\":1767225607000,\
+        \"node\":\"n\",\"event\":\"session.expired\",\
+        \"caller\":{\"uid\":1,\"gid\":2,\"pid\":3,\"exe\":\"/bin/x\"},\
+        \"session\":\"s\",\"owner\":1,\"prev\":";
+    let line = resealed(&format!("{body}\"{}\"", "0".repeat(64)));
+    let record = Decoder::default().decode(&line).expect("it was written like that").record;
+    let caller = record.caller.expect("it has one");
+    assert_eq!((caller.pid, caller.started_ms, caller.exe.as_deref()), (3, None, Some("/bin/x")));
+}
+
+#[test]
 fn a_line_of_another_version_is_named_as_such() {
     let line = resealed("{\"v\":2,\"whatever\":true");
     let decoded = Decoder::default().decode(&line);

@@ -263,6 +263,16 @@ impl SettingValue for FileMode {
     }
 }
 
+impl SettingValue for Option<FileMode> {
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Ok(None) } else { FileMode::read(text).map(Some) }
+    }
+
+    fn show(&self) -> String {
+        self.map(|mode| mode.show()).unwrap_or_default()
+    }
+}
+
 macro_rules! one_of {
     ($kind:ident: $($text:literal => $value:ident),+) => {
         impl SettingValue for $kind {

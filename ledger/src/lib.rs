@@ -41,4 +41,7 @@ pub use line::SCHEMA_VERSION;
 pub use open::Opened;
 pub use pending::Pending;
 pub use queue::Condition;
-pub use record::{Caller, Durability, Entry, Fact, Position, Record};
+pub use record::{
+    CallNoted, CallsCounted, Caller, Durability, Entry, Fact, Position, Record, RemovalReason,
+    SegmentRemoved,
+};

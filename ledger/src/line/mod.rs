@@ -5,9 +5,12 @@
 //! written.
 
 mod caches;
+mod call;
 mod event;
 mod key;
 mod moved;
+mod removed;
+mod rules;
 mod scanner;
 mod session;
 mod usage;

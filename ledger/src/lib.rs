@@ -14,6 +14,7 @@
 //! into state, and it knows no projection.
 
 mod chain;
+pub mod checkpoint;
 mod clock;
 mod error;
 mod file_calls;
@@ -42,6 +43,6 @@ pub use open::Opened;
 pub use pending::Pending;
 pub use queue::Condition;
 pub use record::{
-    CallNoted, CallsCounted, Caller, Durability, Entry, Fact, Position, Record, RemovalReason,
+    CallNoted, Caller, CallsCounted, Durability, Entry, Fact, Position, Record, RemovalReason,
     SegmentRemoved,
 };

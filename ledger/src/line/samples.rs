@@ -10,7 +10,7 @@ use key_server_core::{
 
 use crate::chain::line_hash;
 use crate::record::{
-    CallNoted, CallsCounted, Caller, Durability, Entry, Fact, RemovalReason, SegmentRemoved,
+    CallNoted, Caller, CallsCounted, Durability, Entry, Fact, RemovalReason, SegmentRemoved,
 };
 
 /// Milliseconds of the first sample, on the timeline and the wall clock.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::record::{
-    CallNoted, CallsCounted, Caller, Durability, Entry, Fact, RemovalReason, SegmentRemoved,
+    CallNoted, Caller, CallsCounted, Durability, Entry, Fact, RemovalReason, SegmentRemoved,
 };
 
 fn text() -> impl Strategy<Value = Arc<str>> {

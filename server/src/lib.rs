@@ -6,7 +6,9 @@
 //! the background; [`lifecycle`] starts and ends all of it.
 
 pub mod accept;
+mod audit;
 pub mod backend;
+mod checkpoints;
 pub mod clock;
 pub mod config;
 pub mod engine;

@@ -21,7 +21,7 @@ impl Draw {
     }
 
     /// A number below `bound`; the bias is below bound / 2^64.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 

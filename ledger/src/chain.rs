@@ -17,6 +17,8 @@ pub(crate) struct Chain {
     seq: u64,
     /// Its hash; none when it is not known, because it was removed.
     hash: Option<[u8; 32]>,
+    /// What the first line says of the line before it, which was removed.
+    before: Option<[u8; 32]>,
     at: Time,
     /// How many lines its call still has.
     more: u64,
@@ -27,7 +29,7 @@ impl Chain {
     pub(crate) fn from_first(first_seq: u64) -> Self {
         let hash = (first_seq == 1).then_some(Position::START.hash);
         let seq = first_seq - 1;
-        Self { decoder: Decoder::default(), seq, hash, at: Time::default(), more: 0 }
+        Self { decoder: Decoder::default(), seq, hash, before: None, at: Time::default(), more: 0 }
     }
 
     /// The chain after `line`, if that is the line `position` names, and the
@@ -37,7 +39,8 @@ impl Chain {
         let record = decoder.decode(line).ok()?.record;
         let same = line_hash(line) == position.hash && record.seq == position.seq;
         let Record { seq, at, more, .. } = record;
-        (same && more == 0).then_some(Self { decoder, seq, hash: Some(position.hash), at, more })
+        let hash = Some(position.hash);
+        (same && more == 0).then_some(Self { decoder, seq, hash, before: None, at, more })
     }
 
     /// Takes the next line (without its newline), if it follows.
@@ -56,6 +59,9 @@ impl Chain {
         if self.more > 0 && record.more != self.more - 1 {
             return Err(Fault::More { found: record.more, expected: self.more - 1 });
         }
+        if self.hash.is_none() {
+            self.before = Some(decoded.prev);
+        }
         (self.seq, self.at, self.more) = (record.seq, record.at, record.more);
         self.hash = Some(line_hash(line));
         Ok(record)
@@ -68,6 +74,12 @@ impl Chain {
     /// The hash of the last line; zeros when none is known.
     pub(crate) fn hash(&self) -> [u8; 32] {
         self.hash.unwrap_or(Position::START.hash)
+    }
+
+    /// What the first line says of the line before it; none when the chain did
+    /// not begin after lines that were removed.
+    pub(crate) fn before(&self) -> Option<[u8; 32]> {
+        self.before
     }
 
     pub(crate) fn at(&self) -> Time {

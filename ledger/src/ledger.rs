@@ -123,6 +123,12 @@ impl Ledger {
         self.shared.durable()
     }
 
+    /// Up to where everything is on the disk: behind [`Ledger::durable`] only
+    /// with [`Durability::Process`].
+    pub fn synced(&self) -> Position {
+        self.shared.synced()
+    }
+
     /// Whether appends are taken.
     pub fn condition(&self) -> Condition {
         self.shared.condition()

@@ -14,6 +14,7 @@
 //! into state, and it knows no projection.
 
 mod chain;
+pub mod checkpoint;
 mod clock;
 mod error;
 mod file_calls;
@@ -41,4 +42,7 @@ pub use line::SCHEMA_VERSION;
 pub use open::Opened;
 pub use pending::Pending;
 pub use queue::Condition;
-pub use record::{Caller, Durability, Entry, Fact, Position, Record};
+pub use record::{
+    CallNoted, Caller, CallsCounted, Durability, Entry, Fact, Position, Record, RemovalReason,
+    SegmentRemoved,
+};

@@ -1,54 +1,77 @@
-//! Removing what is old.
+//! Removing what is old, or too much.
 
 use std::path::Path;
 
 use key_server_core::Time;
 
 use crate::error::{Corrupt, Fault, OpenError};
-use crate::record::Position;
+use crate::record::{Position, RemovalReason, SegmentRemoved};
 use crate::scan::{Scan, Step};
 use crate::segment;
 
-/// A segment that was removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pruned {
-    /// Its first line's sequence number.
-    pub first_seq: u64,
-    /// Its last line's.
-    pub last_seq: u64,
-    /// The hash of its last line, which the next segment's first line repeats.
-    pub last_hash: [u8; 32],
-    /// Its length.
-    pub bytes: u64,
+/// How many segments go at a time: each is a line of one call.
+const SEGMENTS_AT_ONCE_MAX: usize = 1_000;
+
+/// What is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Lines from then on; without it, of any age.
+    pub keep_after: Option<Time>,
+    /// So many bytes of all segments; without it, any number.
+    pub bytes_max: Option<u64>,
 }
 
-/// Removes whole segments from the front of the ledger in `dir`, oldest first:
-/// those whose lines are all of before `keep_after`, and which a projection has
-/// passed (`applied_seq` is the last line that it contains).
+/// The segments at the front of the ledger in `dir` that are to go, oldest
+/// first, each verified: those whose lines are all too old, and those without
+/// which the ledger is no longer too long. A projection must have passed them
+/// (`applied_seq` is the last line that it contains).
 ///
-/// Each is verified before it goes. The segment of line `applied_seq` stays, so
-/// that the projection's position is still found, and so does the last one with
-/// a line in it. May run beside the writer. When it fails, what was removed
-/// before stays removed.
+/// The segment of line `applied_seq` stays, so that the projection's position is
+/// still found, and so does the last one with a line in it. Changes nothing; may
+/// run beside the writer.
 ///
 /// # Errors
-/// [`OpenError::Corrupt`] when a segment does not verify: it stays;
+/// [`OpenError::Corrupt`] when a segment that is to go does not verify;
 /// [`OpenError::Io`] as it says.
-pub fn prune(dir: &Path, keep_after: Time, applied_seq: u64) -> Result<Vec<Pruned>, OpenError> {
+pub fn due(
+    dir: &Path,
+    limits: &Limits,
+    applied_seq: u64,
+) -> Result<Vec<SegmentRemoved>, OpenError> {
     let segments = segment::list(dir)?;
+    let lengths: Vec<u64> =
+        segments.iter().map(|seq| length(dir, *seq)).collect::<Result<_, _>>()?;
+    let mut bytes: u64 = lengths.iter().sum();
     let mut removed = Vec::new();
-    for pair in segments.windows(2) {
+    for (pair, lengths) in segments.windows(2).zip(lengths.windows(2)).take(SEGMENTS_AT_ONCE_MAX) {
         let (first_seq, last_seq) = (pair[0], pair[1] - 1);
-        if last_seq >= applied_seq || is_empty(dir, pair[1])? {
+        if last_seq >= applied_seq || lengths[1] == 0 {
             break;
         }
-        let Some(pruned) = verified(dir, first_seq, last_seq, keep_after)? else { break };
-        let path = dir.join(segment::file_name(first_seq));
-        std::fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
-        removed.push(pruned);
+        let keep_after = match limits.bytes_max.is_some_and(|max| bytes > max) {
+            true => None,
+            false if limits.keep_after.is_none() => break,
+            false => limits.keep_after,
+        };
+        let Some(segment) = verified(dir, first_seq, last_seq, keep_after)? else { break };
+        bytes -= lengths[0];
+        removed.push(segment);
     }
-    segment::sync_dir(dir).map_err(OpenError::io("sync", dir))?;
     Ok(removed)
+}
+
+/// Removes what [`due`] found, after a line for each is durable in the ledger
+/// ([`crate::Fact::SegmentRemoved`]). When it fails, what was removed before
+/// stays removed.
+///
+/// # Errors
+/// [`OpenError::Io`] as it says.
+pub fn remove(dir: &Path, segments: &[SegmentRemoved]) -> Result<(), OpenError> {
+    for segment in segments {
+        let path = dir.join(segment::file_name(segment.first_seq));
+        std::fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+    }
+    segment::sync_dir(dir).map_err(OpenError::io("sync", dir))
 }
 
 /// Reads the segment; none when it has lines that are to be kept.
@@ -56,23 +79,26 @@ fn verified(
     dir: &Path,
     first_seq: u64,
     last_seq: u64,
-    keep_after: Time,
-) -> Result<Option<Pruned>, OpenError> {
+    keep_after: Option<Time>,
+) -> Result<Option<SegmentRemoved>, OpenError> {
     let mut scan = Scan::from_segment(dir, vec![first_seq], first_seq)?;
+    let mut first_hash = None;
     while let Step::Record(record) = scan.step()? {
-        if record.at >= keep_after {
+        if keep_after.is_some_and(|keep_after| record.at >= keep_after) {
             return Ok(None);
         }
+        first_hash.get_or_insert(scan.position().hash);
     }
-    let Position { seq, hash, offset, .. } = *scan.call_end();
-    if seq != last_seq {
-        return Err(Corrupt::new(dir, first_seq, offset, seq + 1, Fault::Unfinished).into());
-    }
-    Ok(Some(Pruned { first_seq, last_seq, last_hash: hash, bytes: offset }))
+    let Position { seq, hash: last_hash, offset: bytes, .. } = *scan.call_end();
+    let Some(first_hash) = first_hash.filter(|_| seq == last_seq) else {
+        return Err(Corrupt::new(dir, first_seq, bytes, seq + 1, Fault::Unfinished).into());
+    };
+    let why = keep_after.map_or(RemovalReason::Size, |_| RemovalReason::Age);
+    Ok(Some(SegmentRemoved { first_seq, last_seq, first_hash, last_hash, bytes, why }))
 }
 
-fn is_empty(dir: &Path, segment: u64) -> Result<bool, OpenError> {
+fn length(dir: &Path, segment: u64) -> Result<u64, OpenError> {
     let path = dir.join(segment::file_name(segment));
     let metadata = segment::open(dir, segment)?.metadata();
-    Ok(metadata.map_err(OpenError::io("look at", &path))?.len() == 0)
+    Ok(metadata.map_err(OpenError::io("look at", &path))?.len())
 }

@@ -72,6 +72,8 @@ struct Queue {
     last_at: Time,
     durable: Position,
     durable_at: Time,
+    /// What is on the disk.
+    synced: Position,
     condition: Condition,
     /// Appends refused or failed since the failure.
     refused_count: u64,
@@ -90,6 +92,7 @@ impl Shared {
             last_at: durable_at,
             durable,
             durable_at,
+            synced: durable,
             condition: Condition::Writable,
             refused_count: 0,
             resume: None,
@@ -147,6 +150,15 @@ impl Shared {
     pub(crate) fn committed(&self, durable: Position, durable_at: Time) {
         let mut queue = self.lock();
         (queue.durable, queue.durable_at) = (durable, durable_at);
+    }
+
+    /// Everything up to there is on the disk.
+    pub(crate) fn set_synced(&self, synced: Position) {
+        self.lock().synced = synced;
+    }
+
+    pub(crate) fn synced(&self) -> Position {
+        self.lock().synced
     }
 
     /// Refuses appends from now on. Answers what was queued, to be failed like

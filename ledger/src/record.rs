@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use key_server_core::{Event, Time};
+use key_server_core::{Event, KeyId, ModelName, Rules, SessionRef, Time};
 
 /// Who made a call: the kernel's word about the peer, as of the moment its
 /// connection was accepted.
@@ -63,6 +63,86 @@ pub enum Fact {
         /// What had failed.
         error: Arc<str>,
     },
+    /// What the rules are about from now on.
+    RulesSet {
+        /// Every number.
+        rules: Box<Rules>,
+        /// Whether other nodes have a say in weights and caps; what they say
+        /// is not in this ledger.
+        shares: bool,
+    },
+    /// A call that changed nothing: it was refused, or only read.
+    CallNoted(CallNoted),
+    /// Such calls of which there were too many for a line each.
+    CallsCounted(CallsCounted),
+    /// A segment is removed from the front of the ledger, after this line.
+    SegmentRemoved(SegmentRemoved),
+}
+
+/// A call that changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallNoted {
+    /// As the contract calls it, as in `ReleaseKey`.
+    pub verb: Arc<str>,
+    /// Why it was refused, as in `SESSION_NOT_FOUND`; none when it was answered.
+    pub reason: Option<Arc<str>>,
+    /// The session it named, if the node knows it.
+    pub session: Option<SessionRef>,
+    /// The first model it named, if the node serves it.
+    pub model: Option<ModelName>,
+    /// The key it named, if the node knows it.
+    pub key: Option<KeyId>,
+}
+
+/// Calls that changed nothing and have no line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallsCounted {
+    /// As in [`CallNoted`].
+    pub verb: Arc<str>,
+    /// As in [`CallNoted`].
+    pub reason: Option<Arc<str>>,
+    /// Whose calls; none when they are of several users, or of unknown ones.
+    pub uid: Option<u32>,
+    /// How many, those with a line of their own left out.
+    pub count: u64,
+    /// When the first of them came.
+    pub since: Time,
+}
+
+/// A segment that is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRemoved {
+    /// Its first line's sequence number.
+    pub first_seq: u64,
+    /// Its last line's.
+    pub last_seq: u64,
+    /// The hash of its first line.
+    pub first_hash: [u8; 32],
+    /// The hash of its last line, which the next segment's first line repeats.
+    pub last_hash: [u8; 32],
+    /// Its length.
+    pub bytes: u64,
+    /// Why.
+    pub why: RemovalReason,
+}
+
+/// Why a segment is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemovalReason {
+    /// All of its lines are older than is kept.
+    Age,
+    /// The ledger is longer than it may be.
+    Size,
+}
+
+impl RemovalReason {
+    /// `age` or `size`, as lines write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Size => "size",
+        }
+    }
 }
 
 impl From<Event> for Fact {
@@ -100,12 +180,33 @@ const PICK_BYTES: usize = 192;
 /// A key of a session that moved, with what was spent.
 const MOVED_BYTES: usize = 192;
 
+/// The numbers of the rules with their names.
+const RULES_BYTES: usize = 512;
+/// The fields of a call without their texts.
+const CALL_BYTES: usize = 192;
+/// Two hashes and some numbers.
+const REMOVED_BYTES: usize = 320;
+
+fn reason_bytes(verb: &str, reason: Option<&str>) -> usize {
+    verb.len() + reason.map_or(0, str::len)
+}
+
 fn fact_bytes_estimate(fact: &Fact) -> usize {
     match fact {
         Fact::Domain(event) => event_bytes_estimate(event),
         Fact::NodeStarted { version, .. } => version.len(),
         Fact::NodeStopped => 0,
         Fact::LedgerResumed { error, .. } => error.len(),
+        Fact::RulesSet { .. } => RULES_BYTES,
+        Fact::CallNoted(call) => {
+            let session = call.session.as_ref().map_or(0, |session| session.id.len());
+            let model = call.model.as_ref().map_or(0, |model| model.as_str().len());
+            CALL_BYTES + session + model + reason_bytes(&call.verb, call.reason.as_deref())
+        }
+        Fact::CallsCounted(calls) => {
+            CALL_BYTES + reason_bytes(&calls.verb, calls.reason.as_deref())
+        }
+        Fact::SegmentRemoved(_) => REMOVED_BYTES,
     }
 }
 

@@ -206,6 +206,11 @@ impl Scan {
         self.chain.at()
     }
 
+    /// The hash of the line before the first one, if that was removed.
+    pub(crate) fn before(&self) -> Option<[u8; 32]> {
+        self.chain.before()
+    }
+
     /// The first sequence number of the first segment.
     pub(crate) fn first_seq(&self) -> u64 {
         self.segments[0]

@@ -73,6 +73,7 @@ impl Writer {
     fn commit(&mut self) -> io::Result<()> {
         self.tail.commit(self.tail.durability)?;
         self.shared.committed(self.tail.durable, self.tail.durable_at);
+        self.shared.set_synced(self.tail.synced);
         for (done, position) in self.waiting.drain(..) {
             // Whoever gave up waiting needs no answer.
             let _ = done.send(Ok(position));
@@ -114,14 +115,16 @@ impl Writer {
             self.tail.commit(Durability::Disk)?;
         }
         self.dirty_since = None;
+        self.shared.set_synced(self.tail.synced);
         self.shared.resumed(self.tail.durable, self.tail.durable_at, refused_count);
         Ok(self.tail.durable)
     }
 
     fn sync(&mut self) {
         self.dirty_since = None;
-        if let Err(error) = self.tail.sync() {
-            self.fail(&error, VecDeque::new());
+        match self.tail.sync() {
+            Ok(()) => self.shared.set_synced(self.tail.synced),
+            Err(error) => self.fail(&error, VecDeque::new()),
         }
     }
 
@@ -138,6 +141,7 @@ impl Writer {
             Condition::Writable => self.tail.sync(),
             Condition::Refusing { .. } => self.tail.repair(),
         };
+        self.shared.set_synced(self.tail.synced);
         done.map_err(|error| AppendError::Unwritable { error: self.tail.describe(&error).into() })
     }
 }

@@ -198,6 +198,8 @@ settings! {
     ledger_segment_bytes_max: u64 = "67108864", "KEY_SERVER_LEDGER_SEGMENT_BYTES_MAX";
     /// Closed segments of the ledger older than this are removed; `forever`: never.
     ledger_retention: Retention = "forever", "KEY_SERVER_LEDGER_RETENTION";
+    /// Closed segments of the ledger are removed, the oldest first, while it is longer than this, in bytes; 0: never.
+    ledger_bytes_max: u64 = "0", "KEY_SERVER_LEDGER_BYTES_MAX";
     /// Hourly usage in the local database older than this is removed; `forever`: never.
     usage_retention: Retention = "400d", "KEY_SERVER_USAGE_RETENTION";
     /// How long a session lives after the last call that named it.

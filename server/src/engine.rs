@@ -428,17 +428,30 @@ impl Engine {
         }
     }
 
-    /// Records a fact of the node itself.
+    /// Records facts of the node itself, as one call.
     ///
     /// # Errors
-    /// `Unavailable` when it cannot be written.
-    pub async fn note(&self, fact: Fact) -> Result<(), ServiceError> {
+    /// `Unavailable` when they cannot be written.
+    pub async fn note(&self, facts: Vec<Fact>) -> Result<(), ServiceError> {
+        let entries = facts.into_iter().map(Entry::of_node).collect();
         let pending = {
             let mut inner = self.lock();
             inner.state.advance(self.clock.now());
-            self.ledger.append(inner.state.now(), vec![Entry::of_node(fact)])
+            self.ledger.append(inner.state.now(), entries)
         };
         pending.await.map(|_| ()).map_err(|error| failed(&error))
+    }
+
+    /// Records facts that change nothing; nobody waits for them. Answers
+    /// whether the ledger took them: a line that it cannot write afterwards is
+    /// among those that `ledger.resumed` counts.
+    pub(crate) fn note_soon(&self, entries: Vec<Entry>) -> bool {
+        let mut inner = self.lock();
+        if inner.diverged {
+            return false;
+        }
+        inner.state.advance(self.clock.now());
+        self.ledger.append(inner.state.now(), entries).refusal().is_none()
     }
 
     /// Looks at the state as it is now.
@@ -582,6 +595,11 @@ impl Engine {
     /// Has memory made equal to the ledger again, soon.
     pub fn ask_for_rebuild(&self) {
         self.torn.notify_one();
+    }
+
+    /// The numbers that the rules are about.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// The ledger, for its position and condition.

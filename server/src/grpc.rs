@@ -1,9 +1,15 @@
-//! The service on the wire: each call to its verb, each error to its status.
+//! The service on the wire: each call to its verb, each error to its status,
+//! each refusal to the ledger.
 
+use std::sync::Arc;
+
+use key_server_ledger::Caller;
 use key_server_proto::v1;
 use key_server_proto::v1::key_server_server::KeyServer;
 use tonic::{Request, Response, Status};
 
+use crate::audit::About;
+use crate::error::ServiceError;
 use crate::service::Service;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -14,44 +20,95 @@ impl KeyServer for Service {
         &self,
         request: Request<v1::SelectKeysRequest>,
     ) -> Answer<v1::SelectKeysResponse> {
-        let caller = self.guard.caller(request.extensions())?;
-        Ok(Response::new(self.select_keys(caller, request.into_inner()).await?))
+        let about = About::select(request.get_ref());
+        let caller = self.caller(&request, &about)?;
+        let answer = self.select_keys(Arc::clone(&caller), request.into_inner()).await;
+        match &answer {
+            // What changed something has its own lines.
+            Ok(response) if response.success => {}
+            Ok(response) => self.tell_shortage(&caller, about, response),
+            Err(error) => self.audit.tell(Some(&caller), &about, Some(error.reason)),
+        }
+        Ok(Response::new(answer?))
     }
 
     async fn track_usage(
         &self,
         request: Request<v1::TrackUsageRequest>,
     ) -> Answer<v1::TrackUsageResponse> {
-        let caller = self.guard.caller(request.extensions())?;
-        Ok(Response::new(Service::track_usage(self, caller, request.into_inner()).await?))
+        let about = About::usage(request.get_ref());
+        let caller = self.caller(&request, &about)?;
+        let answer = Service::track_usage(self, Arc::clone(&caller), request.into_inner()).await;
+        self.told(&caller, &about, answer)
     }
 
     async fn get_stats(
         &self,
         request: Request<v1::GetStatsRequest>,
     ) -> Answer<v1::GetStatsResponse> {
-        let caller = self.guard.caller(request.extensions())?;
-        Ok(Response::new(Service::get_stats(self, &caller, request.get_ref())?))
+        let about = About::stats(request.get_ref());
+        let caller = self.caller(&request, &about)?;
+        let answer = Service::get_stats(self, &caller, request.get_ref());
+        if answer.is_ok() {
+            self.audit.tell(Some(&caller), &about, None);
+        }
+        self.told(&caller, &about, answer)
     }
 
     async fn reload_keys(
         &self,
         request: Request<v1::ReloadKeysRequest>,
     ) -> Answer<v1::ReloadKeysResponse> {
-        let caller = self.guard.caller(request.extensions())?;
-        Ok(Response::new(Service::reload_keys(self, caller, request.into_inner()).await?))
+        let about = About::reload();
+        let caller = self.caller(&request, &about)?;
+        let answer = Service::reload_keys(self, Arc::clone(&caller), request.into_inner()).await;
+        if let Ok(response) = &answer {
+            let reason = (!response.success).then_some("RELOAD_REFUSED");
+            self.audit.tell(Some(&caller), &about, reason);
+        }
+        self.told(&caller, &about, answer)
     }
 
     async fn release_key(
         &self,
         request: Request<v1::ReleaseKeyRequest>,
     ) -> Answer<v1::ReleaseKeyResponse> {
-        let caller = self.guard.caller(request.extensions())?;
-        Ok(Response::new(Service::release_key(self, caller, request.into_inner()).await?))
+        let about = About::release(request.get_ref());
+        let caller = self.caller(&request, &about)?;
+        let answer = Service::release_key(self, Arc::clone(&caller), request.into_inner()).await;
+        self.told(&caller, &about, answer)
     }
 
     async fn health(&self, request: Request<v1::HealthRequest>) -> Answer<v1::HealthResponse> {
         self.guard.caller(request.extensions())?;
         Ok(Response::new(Service::health(self)))
+    }
+}
+
+impl Service {
+    fn caller<T>(&self, request: &Request<T>, about: &About) -> Result<Arc<Caller>, ServiceError> {
+        let caller = self.guard.caller(request.extensions());
+        caller.inspect_err(|error| self.audit.tell(None, about, Some(error.reason)))
+    }
+
+    /// The answer on the wire; a refusal is recorded.
+    fn told<T>(
+        &self,
+        caller: &Arc<Caller>,
+        about: &About,
+        answer: Result<T, ServiceError>,
+    ) -> Answer<T> {
+        let answer =
+            answer.inspect_err(|error| self.audit.tell(Some(caller), about, Some(error.reason)));
+        Ok(Response::new(answer?))
+    }
+
+    /// Records that no key could be given: an answer, and a refusal all the
+    /// same.
+    fn tell_shortage(&self, caller: &Arc<Caller>, about: About, response: &v1::SelectKeysResponse) {
+        let Some(shortage) = response.shortages.first() else { return };
+        let reason = shortage.reason().as_str_name();
+        let reason = reason.strip_prefix("SHORTAGE_REASON_").unwrap_or(reason);
+        self.audit.tell(Some(caller), &about.model(&shortage.model), Some(reason));
     }
 }

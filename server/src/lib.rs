@@ -6,8 +6,10 @@
 //! the background; [`lifecycle`] starts and ends all of it.
 
 mod accept;
+mod audit;
 pub mod backend;
 mod calls;
+mod checkpoints;
 pub mod clock;
 pub mod config;
 mod connection;

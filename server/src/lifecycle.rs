@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use key_server_ledger::checkpoint::{CheckpointError, Signer};
 use key_server_ledger::{
     AppendError, Condition, Durability as LedgerDurability, Fact, OpenError, Options,
 };
@@ -27,6 +28,8 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::audit::Audit;
+use crate::checkpoints::CheckpointWriter;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
 use crate::engine::{self, Engine, Restored};
@@ -86,6 +89,9 @@ pub enum RunError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] OpenError),
+    /// Checkpoints of the ledger.
+    #[error(transparent)]
+    Checkpoints(#[from] CheckpointError),
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -110,6 +116,7 @@ pub struct Running {
     shutdown_grace: Duration,
     failure: mpsc::Receiver<RunError>,
     service: Service,
+    checkpoints: Arc<CheckpointWriter>,
     socket: Option<Socket>,
 }
 
@@ -141,9 +148,11 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         .unwrap_or_else(|| Arc::new(SystemClock::open(&timeline, opened.last_at.max(state.now()))));
     let node_id: Arc<str> = parts.state_dir.node_id.as_str().into();
     let among = parts.fleet.is_some().then_some(node_id);
+    let signer = Signer::open(parts.state_dir.path(), &parts.state_dir.node_id)?;
     let engine = Engine::new((ledger, state), rules, Arc::clone(&clock), among);
     let engine = Arc::new(engine);
-    note_start(&engine, settings.durability).await?;
+    note_start(&engine, settings.durability, parts.fleet.is_some()).await?;
+    let checkpoints = Arc::new(CheckpointWriter::new(Arc::clone(&engine), signer));
     let projector = Arc::new(Projector::new(Arc::clone(&engine), projection));
     let csv = csv(&settings, parts.csv_is_expected, &parts.state_dir.node_id);
     let keys = Keys::new(Arc::clone(&engine), parts.store, csv)
@@ -165,7 +174,8 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     if let Some(company) = &mut company {
         company.meet().await;
     }
-    let service = Service { engine, keys, projector, guard, node, fleet };
+    let audit = Arc::new(Audit::new(Arc::clone(&engine)));
+    let service = Service { engine, keys, projector, guard, audit, node, fleet };
     let (socket, listener) = match parts.inherited {
         Some(inherited) => (None, socket::adopt(inherited)?),
         None => {
@@ -175,7 +185,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     };
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
     let state_dir = parts.state_dir;
-    let running = Running::spawn(&settings, service, socket, listener, state_dir);
+    let running = Running::spawn(&settings, service, checkpoints, socket, listener, state_dir);
     running.keep(company);
     running.background(parts.background);
     Ok(running)
@@ -207,9 +217,15 @@ impl Company {
     }
 }
 
-async fn note_start(engine: &Engine, durability: Durability) -> Result<(), ServiceError> {
+async fn note_start(
+    engine: &Engine,
+    durability: Durability,
+    shares: bool,
+) -> Result<(), ServiceError> {
     let version = env!("CARGO_PKG_VERSION").into();
-    engine.note(Fact::NodeStarted { version, durability: ledger_durability(durability) }).await
+    let started = Fact::NodeStarted { version, durability: ledger_durability(durability) };
+    let rules = Fact::RulesSet { rules: Box::new(engine.rules().clone()), shares };
+    engine.note(vec![started, rules]).await
 }
 
 fn ledger_durability(durability: Durability) -> LedgerDurability {
@@ -246,6 +262,7 @@ impl Running {
     fn spawn(
         settings: &Arc<Settings>,
         service: Service,
+        checkpoints: Arc<CheckpointWriter>,
         socket: Option<Socket>,
         listener: UnixListener,
         state_dir: StateDir,
@@ -258,6 +275,7 @@ impl Running {
             shutdown_grace: settings.shutdown_grace,
             failure,
             service: service.clone(),
+            checkpoints: Arc::clone(&checkpoints),
             socket,
         };
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -266,6 +284,15 @@ impl Running {
         running.every(TICK_EVERY, move || {
             let engine = Arc::clone(&engine);
             async move { engine.tick() }
+        });
+        let audit = Arc::clone(&service.audit);
+        running.every(TICK_EVERY, move || {
+            let audit = Arc::clone(&audit);
+            async move { audit.tick() }
+        });
+        running.every(TICK_EVERY, move || {
+            let checkpoints = Arc::clone(&checkpoints);
+            async move { tokio::task::block_in_place(|| checkpoints.tick()) }
         });
         let projector = Arc::clone(&service.projector);
         running.every(FLUSH_EVERY, move || {
@@ -277,9 +304,7 @@ impl Running {
         running.every(PRUNE_EVERY, move || {
             let (projector, settings) = (Arc::clone(&projector), Arc::clone(&settings));
             let ledger_dir = ledger_dir.clone();
-            async move {
-                tokio::task::block_in_place(|| projector.prune(&settings, &ledger_dir));
-            }
+            async move { projector.prune(&settings, &ledger_dir).await }
         });
         running.recover(state_dir, health);
         running
@@ -425,12 +450,16 @@ impl Running {
             () = self.tasks.wait() => {}
             () = grace => {}
         }
-        let Service { engine, projector, .. } = &self.service;
+        let Service { engine, projector, audit, .. } = &self.service;
+        audit.finish();
         projector.flush().await;
-        engine.note(Fact::NodeStopped).await?;
+        engine.note(vec![Fact::NodeStopped]).await?;
         projector.flush().await;
-        tokio::task::block_in_place(|| engine.ledger().close())?;
-        Ok(())
+        tokio::task::block_in_place(|| {
+            engine.ledger().close()?;
+            self.checkpoints.finish();
+            Ok(())
+        })
     }
 }
 

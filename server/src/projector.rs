@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use key_server_ledger::{Fact, prune};
 use key_server_projections::LocalProjection;
 
 use crate::backend::{Backend, BackendState};
@@ -90,7 +91,7 @@ impl Projector {
     }
 
     /// Removes what is older than the settings keep.
-    pub fn prune(&self, settings: &Settings, ledger_dir: &std::path::Path) {
+    pub async fn prune(&self, settings: &Settings, ledger_dir: &std::path::Path) {
         let now = self.engine.clock.now();
         let before = |retention| match retention {
             Retention::Forever => None,
@@ -101,28 +102,50 @@ impl Projector {
         };
         if let Some(before) = before(settings.usage_retention) {
             let hour = u32::try_from(before.as_ms() / HOUR_MS).unwrap_or(u32::MAX);
-            if let Err(error) = self.lock().prune_usage(hour) {
+            if let Err(error) = tokio::task::block_in_place(|| self.lock().prune_usage(hour)) {
                 tracing::warn!("old usage cannot be removed: {error}");
             }
         }
-        if let Some(before) = before(settings.ledger_retention) {
-            self.prune_ledger(before, ledger_dir);
+        let limits = prune::Limits {
+            keep_after: before(settings.ledger_retention),
+            bytes_max: (settings.ledger_bytes_max > 0).then_some(settings.ledger_bytes_max),
+        };
+        if limits != prune::Limits::default() {
+            self.prune_ledger(&limits, ledger_dir).await;
         }
     }
 
-    fn prune_ledger(&self, keep_after: key_server_core::Time, dir: &std::path::Path) {
-        let applied = self.lock().mark().ok().flatten().map_or(0, |mark| mark.seq);
-        match key_server_ledger::prune::prune(dir, keep_after, applied) {
-            Ok(removed) => {
-                for segment in removed {
-                    tracing::info!(
-                        "removed an old segment of the ledger: {} to {}",
-                        segment.first_seq,
-                        segment.last_seq
-                    );
-                }
+    /// A segment goes after the line that says so is durable; should the server
+    /// be killed in between, it is found again and said again.
+    async fn prune_ledger(&self, limits: &prune::Limits, dir: &std::path::Path) {
+        let due = tokio::task::block_in_place(|| {
+            let applied = self.lock().mark().ok().flatten().map_or(0, |mark| mark.seq);
+            prune::due(dir, limits, applied)
+        });
+        let segments = match due {
+            Ok(segments) if segments.is_empty() => return,
+            Ok(segments) => segments,
+            Err(error) => {
+                tracing::warn!("old segments cannot be removed: {error}");
+                return;
             }
-            Err(error) => tracing::warn!("old segments cannot be removed: {error}"),
+        };
+        let facts = segments.iter().cloned().map(Fact::SegmentRemoved).collect();
+        if let Err(error) = self.engine.note(facts).await {
+            tracing::warn!("old segments stay, as it cannot be recorded that they go: {error}");
+            return;
+        }
+        if let Err(error) = tokio::task::block_in_place(|| prune::remove(dir, &segments)) {
+            tracing::warn!("old segments cannot be removed: {error}");
+            return;
+        }
+        for segment in segments {
+            tracing::info!(
+                "removed an old segment of the ledger: {} to {} ({})",
+                segment.first_seq,
+                segment.last_seq,
+                segment.why.as_str()
+            );
         }
     }
 

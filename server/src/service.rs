@@ -5,6 +5,7 @@ use std::sync::Arc;
 use key_server_core::Time;
 use prost_types::Timestamp;
 
+use crate::audit::Audit;
 use crate::clock;
 use crate::config::{CapsAlone, Durability};
 use crate::engine::Engine;
@@ -20,6 +21,7 @@ pub struct Service {
     pub(crate) keys: Arc<Keys>,
     pub(crate) projector: Arc<Projector>,
     pub(crate) guard: Arc<Guard>,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) node: Arc<Node>,
     /// None when this node works alone.
     pub(crate) fleet: Option<Arc<Fleet>>,

@@ -443,8 +443,8 @@ async fn health_tells_position_durability_and_backends() {
     let health = health(&mut server).await;
     assert_eq!(health.status(), v1::HealthStatus::Ok);
     assert_eq!((health.keys, health.models, health.sessions), (5, 3, 0));
-    // node.started and five key.added.
-    assert_eq!((health.ledger_position, health.durability.as_str()), (6, "process"));
+    // node.started, rules.set and five key.added.
+    assert_eq!((health.ledger_position, health.durability.as_str()), (7, "process"));
     let names: Vec<_> = health.backends.iter().map(|backend| backend.name.as_str()).collect();
     assert_eq!(names, ["ledger", "secrets (age)", "projection (sqlite)"]);
     assert!(health.backends.iter().all(|backend| backend.state == "ok"));

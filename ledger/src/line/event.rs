@@ -5,7 +5,7 @@ use key_server_core::Event;
 use super::caches::Caches;
 use super::scanner::{Scanner, field};
 use super::writer::LineWriter;
-use super::{key, moved, session, usage};
+use super::{call, key, moved, removed, rules, session, usage};
 use crate::error::Fault;
 use crate::record::{Durability, Fact};
 
@@ -24,6 +24,12 @@ pub(super) fn name(fact: &Fact) -> &'static str {
         Fact::NodeStarted { .. } => "node.started",
         Fact::NodeStopped => "node.stopped",
         Fact::LedgerResumed { .. } => "ledger.resumed",
+        Fact::RulesSet { .. } => "rules.set",
+        Fact::CallNoted(call) if call.reason.is_some() => "call.refused",
+        Fact::CallNoted(_) => "call.answered",
+        Fact::CallsCounted(calls) if calls.reason.is_some() => "calls.refused",
+        Fact::CallsCounted(_) => "calls.answered",
+        Fact::SegmentRemoved(_) => "segment.removed",
     }
 }
 
@@ -46,6 +52,10 @@ pub(super) fn encode(fact: &Fact, line: &mut LineWriter<'_>) {
             line.raw(field!("error"));
             line.text(error);
         }
+        Fact::RulesSet { rules, shares } => rules::encode(rules, *shares, line),
+        Fact::CallNoted(call) => call::encode(call, line),
+        Fact::CallsCounted(calls) => call::encode_counted(calls, line),
+        Fact::SegmentRemoved(removed) => removed::encode(removed, line),
     }
 }
 
@@ -81,12 +91,16 @@ pub(super) fn decode(
         "session.expired" => Event::SessionExpired(session::decode_expired(line)?),
         "session.moved_in" => Event::SessionMovedIn(moved::decode_in(line, caches)?),
         "session.moved_out" => Event::SessionMovedOut(moved::decode_out(line)?),
-        _ => return decode_ledger_fact(name, line),
+        _ => return decode_ledger_fact(name, line, caches),
     };
     Ok(Fact::Domain(event))
 }
 
-fn decode_ledger_fact(name: &str, line: &mut Scanner<'_>) -> Result<Fact, Fault> {
+fn decode_ledger_fact(
+    name: &str,
+    line: &mut Scanner<'_>,
+    caches: &mut Caches,
+) -> Result<Fact, Fault> {
     match name {
         "node.started" => {
             line.literal(field!("version"))?;
@@ -101,6 +115,12 @@ fn decode_ledger_fact(name: &str, line: &mut Scanner<'_>) -> Result<Fact, Fault>
             line.literal(field!("error"))?;
             Ok(Fact::LedgerResumed { refused_count, since, error: line.text()?.into() })
         }
+        "rules.set" => rules::decode(line),
+        "call.refused" => Ok(Fact::CallNoted(call::decode(line, caches, true)?)),
+        "call.answered" => Ok(Fact::CallNoted(call::decode(line, caches, false)?)),
+        "calls.refused" => Ok(Fact::CallsCounted(call::decode_counted(line, true)?)),
+        "calls.answered" => Ok(Fact::CallsCounted(call::decode_counted(line, false)?)),
+        "segment.removed" => Ok(Fact::SegmentRemoved(removed::decode(line)?)),
         _ => Err(line.expected("the name of an event before this")),
     }
 }

@@ -5,9 +5,12 @@
 //! written.
 
 mod caches;
+mod call;
 mod event;
 mod key;
 mod moved;
+mod removed;
+mod rules;
 mod scanner;
 mod session;
 mod usage;
@@ -25,6 +28,7 @@ use caches::Caches;
 use scanner::{Scanner, field};
 use wall_text::WallText;
 use writer::LineWriter;
+pub(crate) use writer::write_text;
 
 /// The version of the line's form that this program writes, and the only one so
 /// far that it reads.

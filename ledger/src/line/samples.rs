@@ -9,7 +9,9 @@ use key_server_core::{
 };
 
 use crate::chain::line_hash;
-use crate::record::{Caller, Durability, Entry, Fact};
+use crate::record::{
+    CallNoted, Caller, CallsCounted, Durability, Entry, Fact, RemovalReason, SegmentRemoved,
+};
 
 /// Milliseconds of the first sample, on the timeline and the wall clock.
 pub(super) const FIRST_MS: u64 = 1_767_225_600_000;
@@ -120,6 +122,37 @@ fn moved_out() -> SessionMovedOut {
     SessionMovedOut { session, to: from, term: 3 }
 }
 
+fn refused() -> CallNoted {
+    CallNoted {
+        verb: "GetStats".into(),
+        reason: Some("KEY_NOT_FOUND".into()),
+        session: Some(session()),
+        model: None,
+        key: None,
+    }
+}
+
+fn counted() -> CallsCounted {
+    CallsCounted {
+        verb: "ReleaseKey".into(),
+        reason: Some("SESSION_NOT_FOUND".into()),
+        uid: Some(1_000),
+        count: 48_211,
+        since: time(11),
+    }
+}
+
+fn removed() -> SegmentRemoved {
+    SegmentRemoved {
+        first_seq: 1,
+        last_seq: 3,
+        first_hash: line_hash(b"the first line"),
+        last_hash: line_hash(b"the last line"),
+        bytes: 1_048,
+        why: RemovalReason::Age,
+    }
+}
+
 /// Each kind of entry, in an order in which they could happen.
 pub(super) fn entries() -> Vec<Entry> {
     let caller = Caller {
@@ -131,6 +164,7 @@ pub(super) fn entries() -> Vec<Entry> {
     };
     let caller = Some(Arc::new(caller));
     let of_caller = |event: Event| Entry { caller: caller.clone(), fact: event.into() };
+    let noted = |call: CallNoted| Entry { caller: caller.clone(), fact: Fact::CallNoted(call) };
     let durability = Durability::Disk;
     let error = "/var/lib/key-server/ledger/00000000000000000001.jsonl: No space left on device (os error 28)".into();
     let expired = SessionExpired { session: SessionRef { owner: 1_000, id: "session_122".into() } };
@@ -146,6 +180,16 @@ pub(super) fn entries() -> Vec<Entry> {
         Entry::of_node(Event::SessionMovedOut(moved_out())),
         Entry::of_node(Event::KeyRetired { key: key(1) }),
         Entry::of_node(Fact::LedgerResumed { refused_count: 17, since: time(8), error }),
+        Entry::of_node(Fact::RulesSet { rules: Box::default(), shares: false }),
+        noted(refused()),
+        Entry::of_node(Fact::CallsCounted(counted())),
+        noted(CallNoted { reason: None, ..refused() }),
+        Entry::of_node(Fact::CallsCounted(CallsCounted {
+            verb: "GetStats".into(),
+            reason: None,
+            ..counted()
+        })),
+        Entry::of_node(Fact::SegmentRemoved(removed())),
         Entry::of_node(Fact::NodeStopped),
     ]
 }

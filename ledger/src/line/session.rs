@@ -20,6 +20,14 @@ pub(super) fn decode_ref(line: &mut Scanner<'_>) -> Result<SessionRef, Fault> {
     Ok(SessionRef { owner: line.field_u32(field!("owner"))?, id })
 }
 
+pub(super) fn decode_ref_if(line: &mut Scanner<'_>) -> Result<Option<SessionRef>, Fault> {
+    if !line.take_if(field!("session")) {
+        return Ok(None);
+    }
+    let id = line.text()?.into();
+    Ok(Some(SessionRef { owner: line.field_u32(field!("owner"))?, id }))
+}
+
 pub(super) fn encode_selected(selected: &KeysSelected, line: &mut LineWriter<'_>) {
     encode_ref(&selected.session, line);
     line.raw(field!("user"));

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use key_server_core::{
     Event, KeyFacts, KeyId, KeysReleased, KeysSelected, ModelName, MovedAllocation, Outcome,
-    OwnWeight, Pick, SessionExpired, SessionMovedIn, SessionMovedOut, SessionRef, Tier, Time,
-    Tokens, Usage, UsageTracked,
+    OwnWeight, Pick, Rules, SessionExpired, SessionMovedIn, SessionMovedOut, SessionRef, Tier,
+    TierTable, Time, Tokens, Usage, UsageTracked,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::record::{Caller, Durability, Entry, Fact};
+use crate::record::{
+    CallNoted, Caller, CallsCounted, Durability, Entry, Fact, RemovalReason, SegmentRemoved,
+};
 
 fn text() -> impl Strategy<Value = Arc<str>> {
     let nasty = select(vec![
@@ -163,6 +165,45 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn rules() -> impl Strategy<Value = Box<Rules>> {
+    let numbers = any::<(u64, u64, [u32; 4], [u32; 4], [u32; 3], u32)>();
+    numbers.prop_map(|(moderate_tokens, heavy_tokens, weights, spans, counts, max_holders)| {
+        let span = |place: usize| std::time::Duration::from_millis(spans[place].into());
+        Box::new(Rules {
+            tiers: TierTable { moderate_tokens, heavy_tokens, weights },
+            session_ttl: span(0),
+            ended_session_ttl: span(1),
+            cooldown: span(2),
+            cooldown_max: span(3),
+            ended_sessions_max: counts[0] as usize,
+            sessions_max: counts[1] as usize,
+            session_allocations_max: counts[2] as usize,
+            max_holders,
+        })
+    })
+}
+
+fn call() -> impl Strategy<Value = CallNoted> {
+    use proptest::option::of;
+    (text(), of(text()), of(session()), of(model()), of(key())).prop_map(
+        |(verb, reason, session, model, key)| CallNoted { verb, reason, session, model, key },
+    )
+}
+
+fn calls() -> impl Strategy<Value = CallsCounted> {
+    (text(), proptest::option::of(text()), any::<(Option<u32>, u64)>(), time()).prop_map(
+        |(verb, reason, (uid, count), since)| CallsCounted { verb, reason, uid, count, since },
+    )
+}
+
+fn removed() -> impl Strategy<Value = SegmentRemoved> {
+    let why = select(vec![RemovalReason::Age, RemovalReason::Size]);
+    (any::<(u64, u64, u64, [u8; 32], [u8; 32])>(), why).prop_map(|(numbers, why)| {
+        let (first_seq, last_seq, bytes, first_hash, last_hash) = numbers;
+        SegmentRemoved { first_seq, last_seq, first_hash, last_hash, bytes, why }
+    })
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     let durability = select(vec![Durability::Disk, Durability::Process]);
     prop_oneof![
@@ -173,6 +214,11 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => (any::<u64>(), time(), text()).prop_map(|(refused_count, since, error)| {
             Fact::LedgerResumed { refused_count, since, error }
         }),
+        1 => (rules(), any::<bool>())
+            .prop_map(|(rules, shares)| Fact::RulesSet { rules, shares }),
+        1 => call().prop_map(Fact::CallNoted),
+        1 => calls().prop_map(Fact::CallsCounted),
+        1 => removed().prop_map(Fact::SegmentRemoved),
     ]
 }
 

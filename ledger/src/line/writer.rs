@@ -68,6 +68,6 @@ impl<'a> LineWriter<'a> {
 }
 
 /// Appends `text` in quotes with the fewest escapes JSON allows.
-pub(super) fn write_text(text: &str, bytes: &mut Vec<u8>) {
+pub(crate) fn write_text(text: &str, bytes: &mut Vec<u8>) {
     serde_json::to_writer(bytes, text).expect("writing text to memory does not fail");
 }

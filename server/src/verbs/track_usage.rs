@@ -5,6 +5,7 @@ use key_server_ledger::Caller;
 use key_server_proto::v1;
 use prost_types::Timestamp;
 
+use crate::audit::About;
 use crate::clock;
 use crate::error::{ErrorKind, ServiceError};
 use crate::service::Service;
@@ -18,7 +19,12 @@ impl Service {
         let command = self.report(&caller, &request)?;
         let session = Some(&command.session);
         match self.engine.submit(Some(&caller), session, &command).await? {
-            Ok(tracked) => Ok(v1::TrackUsageResponse { success: true, late: tracked.late }),
+            Ok(tracked) => {
+                if tracked.again {
+                    self.audit.tell(Some(&caller), &About::usage(&request), None);
+                }
+                Ok(v1::TrackUsageResponse { success: true, late: tracked.late })
+            }
             Err(refusal) => Err(refusal_error(refusal, &request)),
         }
     }

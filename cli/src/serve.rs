@@ -5,10 +5,9 @@ use key_server_secrets::SecretStoreError;
 use key_server_server::config::{Origin, Shown};
 use key_server_server::keys::KeysError;
 use key_server_server::lifecycle::{self, RunError, Running};
-use key_server_server::socket;
 use key_server_server::state_dir::StateDir;
+use key_server_server::{panics, socket};
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::adapters;
@@ -38,15 +37,15 @@ pub(crate) struct ServeArgs {
 /// # Errors
 /// Whatever keeps it from serving; exit code 2.
 pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure> {
-    let resolved = settings::resolve(global, &args.settings)?;
-    // Credentials will be in memory: no core dump of it, no debugger of our uid.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(cannot_start)?;
+    let mut resolved = settings::resolve(global, &args.settings)?;
+    resolved.forget_secrets();
     // Nothing that this process makes is for others; the socket has its own.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let state_dir = resolved.state_dir()?;
     socket::check(&resolved.settings.socket).map_err(cannot_start)?;
     let state_dir = StateDir::claim(&state_dir).map_err(cannot_start)?;
     let log = logging::start(&resolved.settings)?;
+    panics::log_panics();
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }

@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod backend;
+mod calls;
 pub mod clock;
 pub mod config;
 pub mod engine;
@@ -16,6 +17,7 @@ mod grpc;
 pub mod guard;
 pub mod keys;
 pub mod lifecycle;
+pub mod panics;
 pub mod projector;
 mod recovery;
 mod resume;

@@ -26,7 +26,9 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
+use tower::layer::layer_fn;
 
+use crate::calls::Calls;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
 use crate::engine::{self, Engine, Restored};
@@ -150,6 +152,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         caps_alone: settings.caps_alone,
         started: clock.now(),
         notes: parts.notes,
+        panics: Arc::default(),
     };
     let (guard, node) = (Arc::new(guard), Arc::new(node));
     let (fleet, mut company) = fleet(&engine, parts.fleet, node.version);
@@ -274,9 +277,11 @@ impl Running {
         Work: Future<Output = ()> + Send,
     {
         let stop = self.stop.clone();
+        let panics = Arc::clone(&self.service.node.panics);
         self.tasks.spawn(async move {
             while stop.run_until_cancelled(tokio::time::sleep(time)).await.is_some() {
-                work().await;
+                // The log has it; the next round may go better.
+                let _ = panics.caught("work in the background", async { work().await }).await;
             }
         });
     }
@@ -320,7 +325,9 @@ impl Running {
     ) {
         let (connected, connections) = mpsc::channel(ACCEPTED_MAX);
         self.tasks.spawn(accept::accept(listener, settings.connections_max, connected));
+        let panics = Arc::clone(&self.service.node.panics);
         let router = Server::builder()
+            .layer(layer_fn(move |service| Calls { service, panics: Arc::clone(&panics) }))
             .max_concurrent_streams(settings.streams_max)
             .add_service(health_service)
             .add_service(reflection_v1())

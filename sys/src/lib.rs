@@ -2,3 +2,15 @@
 //!
 //! The only crate of the workspace that may hold `unsafe`; every block says
 //! why it is sound.
+
+mod environment;
+mod memory;
+mod process;
+mod stack;
+mod wiping;
+
+pub use environment::wipe_variable;
+pub use memory::{can_keep_in_ram, keep_in_ram};
+pub use process::protect;
+pub use stack::wipe_stack;
+pub use wiping::Wiping;

@@ -26,22 +26,6 @@ pub(super) struct Granted {
     pub(super) renewable: bool,
 }
 
-/// What a sign-in by token file was read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileMark {
-    inode: u64,
-    changed: (i64, i64),
-    bytes: u64,
-}
-
-impl FileMark {
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        let changed = (metadata.mtime(), metadata.mtime_nsec());
-        Some(Self { inode: metadata.ino(), changed, bytes: metadata.len() })
-    }
-}
-
 /// The `auth` part of a reply.
 #[derive(Deserialize)]
 struct Auth {

@@ -45,8 +45,14 @@ pub(crate) fn parts(
         projection: Box::new(projection),
         clock: None,
         background,
-        notes: Vec::new(),
+        notes: notes(),
     })
+}
+
+fn notes() -> Vec<String> {
+    let swapped = "memory cannot be locked, so the identity and the token for Vault may come to \
+                   a swap device: raise LimitMEMLOCK (ulimit -l)";
+    if key_server_sys::can_keep_in_ram() { Vec::new() } else { vec![swapped.to_owned()] }
 }
 
 /// Where the keys are kept, and what keeps it going.
@@ -201,7 +207,11 @@ fn open_projection(database: &Path) -> Result<SqliteProjection, ProjectionError>
     })
 }
 
-fn identity(resolved: &Resolved, state_dir: &Path) -> Result<IdentitySource, Failure> {
+/// The identity of the embedded store and of the offline copy.
+///
+/// # Errors
+/// When the passphrase cannot be read.
+pub(crate) fn identity(resolved: &Resolved, state_dir: &Path) -> Result<IdentitySource, Failure> {
     let settings = &resolved.settings;
     if settings.passphrase_file != Path::new("") {
         let passphrase = read_secret_file(&settings.passphrase_file).map_err(unfit)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use key_server_proto::v1;
 use key_server_proto::v1::key_server_client::KeyServerClient;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -42,6 +43,9 @@ impl Server {
     /// Exit code 3, with what to do, when nobody answers there.
     pub(crate) fn connect(global: &GlobalArgs) -> Result<Self, Failure> {
         let socket = settings::socket(global)?;
+        // The server notes which program calls, and may look only at one that
+        // can be dumped. The limit on core files stays at nothing.
+        let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::no(format!("cannot start: {error}")))?;
         let connecting = connect(&socket);

@@ -40,10 +40,21 @@ use failure::{Exit, Failure};
 use output::Output;
 use place::Environment;
 
+/// Whatever library held a credential, in this process freed memory is wiped.
+#[global_allocator]
+static ALLOCATOR: key_server_sys::Wiping = key_server_sys::Wiping;
+
 fn main() -> ExitCode {
+    // Before anything is read that may be secret, the environment included.
+    let protected = key_server_sys::protect();
     let cli = parse();
     let mut output = Output::new(cli.global.color, cli.global.json, &Environment::of_process());
-    let ended = run(cli, &mut output).and_then(|exit| output.flush().map(|()| exit));
+    let protected = protected.map_err(|error| {
+        Failure::usage(format!("this process cannot be kept from others' eyes: {error}"))
+    });
+    let ended = protected
+        .and_then(|()| run(cli, &mut output))
+        .and_then(|exit| output.flush().map(|()| exit));
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {

@@ -24,6 +24,12 @@ impl Environment {
         Self(std::env::vars_os().filter(|(_, value)| !value.is_empty()).collect())
     }
 
+    /// Lets go of a variable: of what it was in the kernel's own copy, too.
+    pub(crate) fn forget(&mut self, name: &str) {
+        key_server_sys::wipe_variable(name);
+        self.0.remove(OsStr::new(name));
+    }
+
     /// One that holds these.
     #[cfg(test)]
     pub(crate) fn of_pairs(pairs: &[(&str, &str)]) -> Self {

@@ -7,10 +7,10 @@ use key_server_secrets::SecretStoreError;
 use key_server_server::config::{Origin, Shown};
 use key_server_server::keys::KeysError;
 use key_server_server::lifecycle::{self, RunError, Running};
+use key_server_server::panics;
 use key_server_server::socket::{self, Access};
 use key_server_server::state_dir::StateDir;
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::activation;
@@ -42,9 +42,8 @@ pub(crate) struct ServeArgs {
 /// # Errors
 /// Whatever keeps it from serving; exit code 2.
 pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure> {
-    let resolved = settings::resolve(global, &args.settings)?;
-    // Credentials will be in memory: no core dump of it, no debugger of our uid.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(cannot_start)?;
+    let mut resolved = settings::resolve(global, &args.settings)?;
+    resolved.forget_secrets();
     // Nothing that this process makes is for others; the socket has its own.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let state_dir = resolved.state_dir()?;
@@ -55,6 +54,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     }
     let state_dir = StateDir::claim(&state_dir).map_err(cannot_start)?;
     let log = logging::start(&resolved.settings)?;
+    panics::log_panics();
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }

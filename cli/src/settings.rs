@@ -48,6 +48,12 @@ pub(crate) struct Resolved {
 }
 
 impl Resolved {
+    /// Wipes what came by the environment and is secret, now that the settings
+    /// have it. Before other threads begin.
+    pub(crate) fn forget_secrets(&mut self) {
+        config::secret_variables().for_each(|variable| self.environment.forget(variable));
+    }
+
     /// The directory with the node's files.
     pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
         place::state_dir(&self.settings, &self.environment)

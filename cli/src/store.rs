@@ -1,11 +1,14 @@
-//! `key-server store`: from one secret store to another.
+//! `key-server store`: from one secret store to another, and another identity
+//! for the one at hand.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use key_server_core::KeyId;
-use key_server_secrets::{Change, SecretStore, SecretStoreError, StoredKey};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use key_server_secrets::{
+    Change, Rotated, SecretStore, SecretStoreError, StoredKey, rotate_identity,
+};
 use serde_json::json;
 
 use crate::adapters;
@@ -29,6 +32,20 @@ Examples:
   key-server store migrate --from age --to vault --yes
   key-server store migrate --from vault --to age --yes";
 
+pub(crate) const ROTATE_EXAMPLES: &str = "\
+Makes a new age identity, encrypts secrets.age and secrets-copy.age for it, and
+forgets the old one; a passphrase stays the same. A server may run meanwhile:
+it takes the new identity over by itself. An interrupted rotation leaves both
+identities, so that everything opens, and is simply repeated.
+
+Backups from before open with the old identity only: keep it with them, or make
+new ones. Where several state directories share one identity file, rotate by
+hand (docs/secret-store.md): this one would lock the others out.
+
+Examples:
+  key-server store rotate-identity
+  key-server store rotate-identity --yes";
+
 /// Keys that are written between two lines of progress.
 const WRITTEN_AT_ONCE: usize = 500;
 
@@ -37,6 +54,18 @@ pub(crate) enum StoreCommand {
     /// Copy the keys from one secret store to another
     #[command(after_help = MIGRATE_EXAMPLES)]
     Migrate(MigrateArgs),
+    /// Replace the age identity that opens the keys
+    #[command(after_help = ROTATE_EXAMPLES)]
+    RotateIdentity(RotateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateArgs {
+    /// Do it; else it is only said what would be done
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -81,16 +110,67 @@ pub(crate) fn run(
     global: &GlobalArgs,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let StoreCommand::Migrate(args) = command;
+    match command {
+        StoreCommand::Migrate(args) => run_migrate(&args, global, output),
+        StoreCommand::RotateIdentity(args) => rotate(&args, global, output),
+    }
+}
+
+fn run_migrate(
+    args: &MigrateArgs,
+    global: &GlobalArgs,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
     if args.from == args.to {
         return Err(Failure::usage("--from and --to name the same store"));
     }
-    // Credentials will be in memory.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(unfit)?;
-    let resolved = settings::resolve(global, &args.settings)?;
-    resolved.warnings.iter().for_each(|warning| output.warn(warning));
+    let resolved = resolve(global, &args.settings, output)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(unfit)?.block_on(migrate(&args, &resolved, output))
+    runtime.map_err(unfit)?.block_on(migrate(args, &resolved, output))
+}
+
+fn resolve(
+    global: &GlobalArgs,
+    settings: &SettingsArgs,
+    output: &mut Output,
+) -> Result<Resolved, Failure> {
+    let mut resolved = settings::resolve(global, settings)?;
+    resolved.forget_secrets();
+    resolved.warnings.iter().for_each(|warning| output.warn(warning));
+    Ok(resolved)
+}
+
+fn rotate(args: &RotateArgs, global: &GlobalArgs, output: &mut Output) -> Result<Exit, Failure> {
+    let resolved = resolve(global, &args.settings, output)?;
+    let state_dir = state_dir(&resolved)?;
+    let source = adapters::identity(&resolved, &state_dir)?;
+    if !args.yes {
+        output.note("nothing was written; --yes makes a new identity and encrypts the keys for it");
+        return Ok(Exit::Ok);
+    }
+    let Rotated { recipient, files } = rotate_identity(&state_dir, &source).map_err(failed)?;
+    if output.is_json() {
+        let files: Vec<_> =
+            files.iter().map(|(file, keys)| json!({ "file": file, "keys": keys })).collect();
+        output.json(&json!({ "recipient": recipient, "files": files }))?;
+        return Ok(Exit::Ok);
+    }
+    for (file, keys) in &files {
+        let keys = counted(*keys, "key", "keys");
+        output.line(format!("{file}: {keys} encrypted for {recipient}"))?;
+    }
+    output.flush()?;
+    output.note("the old identity opens none of it; backups from before still need it");
+    Ok(Exit::Ok)
+}
+
+fn state_dir(resolved: &Resolved) -> Result<PathBuf, Failure> {
+    let state_dir = resolved.state_dir()?;
+    if state_dir.is_dir() {
+        return Ok(state_dir);
+    }
+    let message = format!("{} is no directory", state_dir.display());
+    Err(Failure::usage(message).hint("name the node's with --state-dir"))
 }
 
 async fn migrate(
@@ -111,14 +191,7 @@ async fn migrate(
 
 fn open(name: StoreName, resolved: &Resolved) -> Result<Box<dyn SecretStore>, Failure> {
     match name {
-        StoreName::Age => {
-            let state_dir = resolved.state_dir()?;
-            if !state_dir.is_dir() {
-                let message = format!("{} is no directory", state_dir.display());
-                return Err(Failure::usage(message).hint("name the node's with --state-dir"));
-            }
-            Ok(Box::new(adapters::age_store(resolved, &state_dir)?))
-        }
+        StoreName::Age => Ok(Box::new(adapters::age_store(resolved, &state_dir(resolved)?)?)),
         StoreName::Vault if resolved.settings.vault_addr.is_empty() => {
             Err(Failure::usage("VAULT_ADDR is not set: name the Vault server"))
         }

@@ -23,7 +23,7 @@ mod vault;
 /// For those who implement [`SecretStore`].
 pub use async_trait::async_trait;
 
-pub use age_file::{AgeFileStore, IdentitySource};
+pub use age_file::{AgeFileStore, IdentitySource, Rotated, rotate_identity};
 pub use csv::{CsvLimits, Import, ImportedKey, Problem, Severity, import_csv};
 pub use offline_copy::OfflineCopy;
 pub use plan::{Force, Plan, Refusal, Summary, plan};

@@ -1,6 +1,6 @@
 //! Files that only their owner may read.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -23,6 +23,23 @@ pub(crate) enum Guard {
     /// The directory it lies in, as with systemd credentials, whose group bits
     /// are the mask of an access list. Others may not read it.
     Directory,
+}
+
+/// By what a file is known to be the one that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileMark {
+    inode: u64,
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+impl FileMark {
+    /// None when there is no such file.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        let changed = (metadata.mtime(), metadata.mtime_nsec());
+        Some(Self { inode: metadata.ino(), changed, bytes: metadata.len() })
+    }
 }
 
 /// A passphrase or token from a file of ours: UTF-8, at most 256 KiB, one line
@@ -122,7 +139,6 @@ fn check(path: &Path, metadata: &Metadata, guard: Guard) -> Result<(), SecretSto
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

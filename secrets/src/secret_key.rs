@@ -52,6 +52,12 @@ impl SecretKey {
         &self.0
     }
 
+    /// Out of swap, if the system allows it; the server says so when it does
+    /// not. For what opens everything else.
+    pub(crate) fn keep_in_ram(&self) {
+        let _ = key_server_sys::keep_in_ram(self.0.as_bytes());
+    }
+
     /// What people may see of it: stars, and the last four characters if it
     /// has twelve or more. Says nothing about its length.
     pub fn masked(&self) -> String {

@@ -17,6 +17,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::service::Routes;
 
+use crate::contained::Contained;
 use crate::guard::Peer;
 
 /// The caller's own deadline, by the name that gRPC has for it.
@@ -61,7 +62,7 @@ impl Drop for UnderWay {
 /// Answers the calls of one connection.
 #[derive(Clone)]
 pub(crate) struct Answerer {
-    routes: Routes,
+    routes: Contained<Routes>,
     peer: Peer,
     calls: Arc<Calls>,
     request_timeout: Duration,
@@ -69,7 +70,7 @@ pub(crate) struct Answerer {
 
 impl Answerer {
     pub(crate) fn new(
-        routes: Routes,
+        routes: Contained<Routes>,
         peer: Peer,
         calls: &Arc<Calls>,
         request_timeout: Duration,

@@ -74,6 +74,12 @@ macro_rules! settings {
         /// Names that a settings file may have.
         pub const NAMES: &[&str] = &[$(stringify!($name)),+];
 
+        /// Environment variables whose values are nobody's to see.
+        pub fn secret_variables() -> impl Iterator<Item = &'static str> {
+            let all = [$(($variable, <$kind as SettingValue>::IS_SECRET)),+];
+            all.into_iter().filter(|(_, is_secret)| *is_secret).map(|(variable, _)| variable)
+        }
+
         /// Resolves every setting from its sources.
         ///
         /// # Errors

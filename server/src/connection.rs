@@ -22,6 +22,7 @@ use tonic::service::Routes;
 
 use crate::calls::{Answerer, Calls};
 use crate::config::Settings;
+use crate::contained::Contained;
 use crate::guard::Peer;
 
 /// What every HTTP/2 client says first.
@@ -57,10 +58,10 @@ struct Times {
 }
 
 /// Serves connections, one at a time or many.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Conversation {
     http: http2::Builder<Tasks>,
-    routes: Routes,
+    routes: Contained<Routes>,
     times: Times,
     /// Told to go.
     stop: CancellationToken,
@@ -84,7 +85,7 @@ impl Conversation {
     /// are told to go at `stop` and cut at `cut`.
     pub(crate) fn new(
         settings: &Settings,
-        routes: Routes,
+        routes: Contained<Routes>,
         tasks: TaskTracker,
         (stop, cut): (CancellationToken, CancellationToken),
     ) -> Self {
@@ -104,7 +105,7 @@ impl Conversation {
             grace: settings.connection_grace,
             request: settings.request_timeout,
         };
-        Self { http, routes: routes.prepare(), times, stop, cut }
+        Self { http, routes, times, stop, cut }
     }
 
     /// Serves one connection until its end.

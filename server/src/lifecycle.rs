@@ -28,22 +28,23 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::accept::{Room, accept};
 use crate::audit::Audit;
 use crate::checkpoints::CheckpointWriter;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
+use crate::connection::Conversation;
+use crate::contained::Contained;
 use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
 use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
-use crate::connection::Conversation;
 use crate::guard::{Guard, Peer};
 use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
+use crate::recovery;
 use crate::service::{Node, Service};
 use crate::socket::{self, Access, Socket, SocketError};
 use crate::state_dir::StateDir;
-use crate::accept::{Room, accept};
-use crate::recovery;
 
 /// How often sessions are looked at that are overdue.
 const TICK_EVERY: Duration = Duration::from_secs(1);
@@ -168,6 +169,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         caps_alone: settings.caps_alone,
         started: clock.now(),
         notes: parts.notes,
+        panics: Arc::default(),
     };
     let (guard, node) = (Arc::new(guard), Arc::new(node));
     let (fleet, mut company) = fleet(&engine, parts.fleet, node.version);
@@ -316,9 +318,11 @@ impl Running {
         Work: Future<Output = ()> + Send,
     {
         let stop = self.stop.clone();
+        let panics = Arc::clone(&self.service.node.panics);
         self.tasks.spawn(async move {
             while stop.run_until_cancelled(tokio::time::sleep(time)).await.is_some() {
-                work().await;
+                // The log has it; the next round may go better.
+                let _ = panics.caught("work in the background", async { work().await }).await;
             }
         });
     }
@@ -366,6 +370,8 @@ impl Running {
             .add_service(reflection_v1())
             .add_service(reflection_v1alpha())
             .add_service(service);
+        let panics = Arc::clone(&self.service.node.panics);
+        let routes = Contained { service: routes.prepare(), panics };
         self.tell_readiness(health.clone());
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
         let conversation = Conversation::new(settings, routes, self.tasks.clone(), (stop, cut));

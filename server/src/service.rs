@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::fleet::Fleet;
 use crate::guard::Guard;
 use crate::keys::Keys;
+use crate::panics::Panics;
 use crate::projector::Projector;
 
 /// The service behind the socket; one file of [`crate::verbs`] per call.
@@ -42,6 +43,8 @@ pub struct Node {
     pub caps_alone: CapsAlone,
     /// What was noticed at start and stays worth a look.
     pub notes: Vec<String>,
+    /// How often something failed that cannot.
+    pub panics: Arc<Panics>,
 }
 
 impl Service {

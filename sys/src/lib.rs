@@ -3,8 +3,18 @@
 //! The only crate of the workspace that may hold `unsafe`; every block says
 //! why it is sound.
 
+mod environment;
 mod inherited;
+mod memory;
 mod peer;
+mod process;
+mod stack;
+mod wiping;
 
+pub use environment::wipe_variable;
 pub use inherited::take_inherited;
+pub use memory::{can_keep_in_ram, keep_in_ram};
 pub use peer::peer_pidfd;
+pub use process::protect;
+pub use stack::wipe_stack;
+pub use wiping::Wiping;

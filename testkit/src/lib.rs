@@ -4,6 +4,7 @@ pub mod books;
 pub mod client;
 pub mod clock;
 pub mod leaks;
+pub mod memory;
 pub mod picture;
 pub mod process;
 pub mod projection;

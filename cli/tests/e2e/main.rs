@@ -7,6 +7,7 @@ mod callers;
 mod canary;
 mod disk_full;
 mod kill;
+mod memory;
 mod snippets;
 mod starts;
 mod support;

@@ -1,7 +1,7 @@
 //! The identity that opens the store: where it comes from, and how it is made.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::file::OFFLINE_COPY_FILE;
 use super::seal::{self, UnsealError};
 use crate::atomic_file;
-use crate::private_file::{self, Guard};
+use crate::private_file::{self, FileMark, Guard};
 use crate::{SecretKey, SecretStoreError};
 
 const PLAIN_FILE: &str = "identity.age.txt";
@@ -52,6 +52,8 @@ pub enum IdentitySource {
 pub(super) struct Identities {
     keys: Vec<x25519::Identity>,
     origin: PathBuf,
+    /// What they were read from; none for those that were never in a file.
+    mark: Option<FileMark>,
 }
 
 impl Identities {
@@ -63,8 +65,32 @@ impl Identities {
         self.keys.iter().map(|key| key as &dyn age::Identity)
     }
 
-    pub(super) fn origin(&self) -> impl std::fmt::Display {
-        self.origin.display()
+    pub(super) fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// False when their file was replaced since it was read. When it is gone
+    /// there are no others to use.
+    pub(super) fn are_current(&self) -> bool {
+        let now = FileMark::of(&self.origin);
+        now.is_none() || now == self.mark
+    }
+
+    fn new(keys: Vec<x25519::Identity>, origin: PathBuf, mark: Option<FileMark>) -> Self {
+        // As far as the system allows it; the server says so when it does not.
+        let _ = key_server_sys::keep_in_ram(&keys);
+        Self { keys, origin, mark }
+    }
+
+    /// These alone, wherever they are kept.
+    pub(super) fn of(key: x25519::Identity, origin: PathBuf) -> Self {
+        Self::new(vec![key], origin, None)
+    }
+
+    /// A new one to write for, with these to read what was written before.
+    pub(super) fn succeeded_by(&self, key: x25519::Identity) -> Self {
+        let keys = std::iter::once(key).chain(self.keys.iter().cloned());
+        Self::new(keys.collect(), self.origin.clone(), None)
     }
 }
 
@@ -80,18 +106,49 @@ pub(super) fn obtain(
         // not write either.
         let _ = atomic_file::remove_leftovers(&origin);
     }
+    if let Some(identities) = read(source, state_directory)? {
+        return Ok(identities);
+    }
+    match first_of(files)? {
+        None if source.may_make() => {
+            let key = source.make(&origin)?;
+            let mark = FileMark::of(&origin);
+            Ok(Identities::new(vec![key], origin, mark))
+        }
+        existing => Err(missing(source, &origin, existing.unwrap_or(&origin))),
+    }
+}
+
+/// Reads the identity; none when there is no such file.
+pub(super) fn read(
+    source: &IdentitySource,
+    state_directory: &Path,
+) -> Result<Option<Identities>, SecretStoreError> {
+    let origin = source.path(state_directory);
     let guard = match source {
         IdentitySource::Credential(_) => Guard::Directory,
         _ => Guard::OwnerAndMode,
     };
-    let keys = match private_file::read(&origin, guard)? {
-        Some(content) => source.keys(&origin, &content)?,
-        None => match first_of(files)? {
-            None if source.may_make() => vec![source.make(&origin)?],
-            existing => return Err(missing(source, &origin, existing.unwrap_or(&origin))),
-        },
-    };
-    Ok(Identities { keys, origin })
+    // Before the content: a file that is replaced in between is read again.
+    let mark = FileMark::of(&origin);
+    let Some(content) = private_file::read(&origin, guard)? else { return Ok(None) };
+    let keys = source.keys(&origin, &content)?;
+    Ok(Some(Identities::new(keys, origin, mark)))
+}
+
+/// Puts these in the place of what the file of `source` holds.
+pub(super) fn replace(
+    source: &IdentitySource,
+    identities: &Identities,
+) -> Result<(), SecretStoreError> {
+    let text = text_of(&identities.keys);
+    let origin = &identities.origin;
+    let replaced = source.bytes(&text).and_then(|bytes| {
+        // What a link leads to, not the link.
+        let place = origin.canonicalize()?;
+        atomic_file::replace(&place, |mut file| file.write_all(&bytes))
+    });
+    replaced.map_err(|error| SecretStoreError::from_io("replace", origin, &error))
 }
 
 impl IdentitySource {
@@ -103,7 +160,7 @@ impl IdentitySource {
         }
     }
 
-    fn may_make(&self) -> bool {
+    pub(super) fn may_make(&self) -> bool {
         !matches!(self, Self::Credential(_))
     }
 
@@ -120,15 +177,18 @@ impl IdentitySource {
 
     fn make(&self, origin: &Path) -> Result<x25519::Identity, SecretStoreError> {
         let identity = x25519::Identity::generate();
-        let text = text_of(&identity);
-        let made = match self {
-            Self::Passphrase(passphrase) => {
-                wrap(&text, passphrase).and_then(|wrapped| atomic_file::create(origin, &wrapped))
-            }
-            _ => atomic_file::create(origin, text.as_bytes()),
-        };
+        let text = text_of(std::slice::from_ref(&identity));
+        let made = self.bytes(&text).and_then(|bytes| atomic_file::create(origin, &bytes));
         made.map_err(|error| SecretStoreError::from_io("make", origin, &error))?;
         Ok(identity)
+    }
+
+    /// How this text stands in the file.
+    fn bytes(&self, text: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+        Ok(Zeroizing::new(match self {
+            Self::Passphrase(passphrase) => wrap(text, passphrase)?,
+            _ => text.as_bytes().to_vec(),
+        }))
     }
 }
 
@@ -191,17 +251,22 @@ fn parse(origin: &Path, content: &[u8]) -> Result<Vec<x25519::Identity>, SecretS
     Ok(keys)
 }
 
-fn text_of(identity: &x25519::Identity) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(512));
-    // Writing to a string cannot fail.
-    let _ = write!(
-        text,
+fn text_of(identities: &[x25519::Identity]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(512 * (1 + identities.len())));
+    text.push_str(
         "# The identity of this Key Server. Whoever has it and secrets.age has every key.\n\
-         # Keep a backup of it apart from secrets.age; without it secrets.age is lost.\n\
-         # public key: {}\n{}\n",
-        identity.to_public(),
-        identity.to_string().expose_secret(),
+         # Keep a backup of it apart from secrets.age; without it secrets.age is lost.\n",
     );
+    for (index, identity) in identities.iter().enumerate() {
+        let until_now = if index == 0 { "" } else { " (until now, for reading only)" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "# public key{until_now}: {}\n{}",
+            identity.to_public(),
+            identity.to_string().expose_secret(),
+        );
+    }
     text
 }
 

@@ -5,6 +5,7 @@ mod document;
 mod file;
 mod identity;
 mod interner;
+mod rotate;
 mod seal;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use file::STORE_FILE;
 pub(crate) use file::{AgeFile, OFFLINE_COPY_FILE};
 pub use identity::IdentitySource;
 pub(crate) use interner::Interner;
+pub use rotate::{Rotated, rotate_identity};
 
 /// A [`SecretStore`] in one age-encrypted file, `secrets.age`.
 ///

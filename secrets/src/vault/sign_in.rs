@@ -1,8 +1,7 @@
 //! The ways to a token.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,22 +23,6 @@ pub(super) struct Granted {
     /// How long it lives; none: for ever, or not known.
     pub(super) ttl: Option<Duration>,
     pub(super) renewable: bool,
-}
-
-/// What a sign-in by token file was read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileMark {
-    inode: u64,
-    changed: (i64, i64),
-    bytes: u64,
-}
-
-impl FileMark {
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        let changed = (metadata.mtime(), metadata.mtime_nsec());
-        Some(Self { inode: metadata.ino(), changed, bytes: metadata.len() })
-    }
 }
 
 /// The `auth` part of a reply.

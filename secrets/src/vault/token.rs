@@ -9,7 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::http::Http;
 use super::settings::{SignIn, VaultSettings};
-use super::sign_in::{self, FileMark, Granted};
+use super::sign_in::{self, Granted};
+use crate::private_file::FileMark;
 use crate::{SecretKey, SecretStoreError};
 
 /// How long to wait after a renewal that failed because Vault was away.
@@ -59,6 +60,9 @@ struct Term {
 
 impl Tokens {
     pub(super) fn new(settings: &VaultSettings) -> Self {
+        if let SignIn::Token(token) = &settings.sign_in {
+            token.keep_in_ram();
+        }
         Self {
             sign_in: settings.sign_in.clone(),
             is_wrapped: settings.token_is_wrapped,
@@ -232,6 +236,7 @@ impl Tokens {
     }
 
     fn lease(&self, granted: Granted, number: u64, origin: Option<Origin>) -> Lease {
+        granted.token.keep_in_ram();
         let term = granted.ttl.map(|ttl| Term::new(ttl, ttl, granted.renewable, self.can_log_in()));
         Lease { token: Token { secret: Some(granted.token), number }, term, origin }
     }

@@ -15,6 +15,7 @@ impl Service {
         let now = self.engine.clock.now();
         let mut notes = self.keys.notes();
         notes.extend(self.node.notes.iter().cloned());
+        notes.extend(self.node.panics.note());
         let mut backends = vec![
             self.ledger_backend(),
             self.backend(&self.keys.backend),

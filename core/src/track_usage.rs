@@ -36,6 +36,8 @@ pub struct TrackUsage {
 pub struct Tracked {
     /// True when the session or the allocation had ended before.
     pub late: bool,
+    /// True when it came before: nothing was counted now.
+    pub repeated: bool,
 }
 
 /// Why a report does not count.
@@ -71,7 +73,10 @@ impl Decide for TrackUsage {
         let mut usage = self.event(now, session.user, late);
         usage.deadline = is_live.then(|| now.after(state.rules.session_ttl));
         usage.cooling_until = self.cooling_until(state, key, pool, now);
-        Ok(Decision { events: vec![Event::UsageTracked(usage)], reply: Tracked { late } })
+        Ok(Decision {
+            events: vec![Event::UsageTracked(usage)],
+            reply: Tracked { late, repeated: false },
+        })
     }
 }
 
@@ -82,7 +87,8 @@ impl TrackUsage {
         if !receipt.says_the_same(again) {
             return Err(TrackUsageRefusal::Conflict);
         }
-        Ok(Decision { events: Vec::new(), reply: Tracked { late: receipt.late() } })
+        let reply = Tracked { late: receipt.late(), repeated: true };
+        Ok(Decision { events: Vec::new(), reply })
     }
 
     fn allocation<'state>(

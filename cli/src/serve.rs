@@ -15,11 +15,12 @@ use crate::adapters;
 use crate::args::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::logging::{self, LogFile};
+use crate::policy;
 use crate::settings::{self, Resolved, SettingsArgs};
 
 pub(crate) const EXAMPLES: &str = "\
 Signals:
-  SIGHUP            read the CSV again, open the log file again
+  SIGHUP            read policy and CSV again, open the log file again
   SIGTERM, SIGINT   stop: calls in progress finish; a second one stops at once
 
 Examples:
@@ -121,6 +122,7 @@ fn not_started(error: RunError) -> Failure {
             let failure = Failure::usage("the keys cannot be imported, and the store is empty");
             problems.into_iter().fold(failure, Failure::detail)
         }
+        RunError::Policy(error) => policy::failure(&error),
         RunError::Keys(KeysError::Store(error @ SecretStoreError::Denied(_))) => {
             cannot_start(error)
         }

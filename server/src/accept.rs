@@ -67,7 +67,9 @@ fn identify(stream: UnixStream, permit: OwnedSemaphorePermit) -> Option<Connecti
         pid,
         exe: exe.map(|path| path.to_string_lossy().into()),
     };
-    Some(Connection { stream, peer: Peer(Arc::new(caller)), _permit: permit })
+    let groups = key_server_sys::peer_groups(&stream).unwrap_or_default();
+    let peer = Peer { caller: Arc::new(caller), groups: groups.into() };
+    Some(Connection { stream, peer, _permit: permit })
 }
 
 impl Connected for Connection {

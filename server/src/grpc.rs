@@ -51,7 +51,7 @@ impl KeyServer for Service {
     }
 
     async fn health(&self, request: Request<v1::HealthRequest>) -> Answer<v1::HealthResponse> {
-        self.guard.caller(request.extensions())?;
-        Ok(Response::new(Service::health(self)))
+        let caller = self.guard.caller(request.extensions())?;
+        Ok(Response::new(Service::health(self, &caller)))
     }
 }

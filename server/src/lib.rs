@@ -6,17 +6,21 @@
 //! the background; [`lifecycle`] starts and ends all of it.
 
 pub mod accept;
+pub mod access;
 pub mod backend;
 pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod fleet;
+pub mod gate;
 mod grpc;
 pub mod guard;
 pub mod keys;
 pub mod lifecycle;
+pub mod policy;
 pub mod projector;
+pub mod rate;
 mod recovery;
 mod resume;
 pub mod service;

@@ -6,6 +6,7 @@
 //! projection, ledger.
 
 use std::future::Future;
+use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +28,16 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::access::Access;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
 use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
 use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
+use crate::gate::{Gate, GateLayer};
 use crate::guard::Guard;
 use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
+use crate::policy::PolicyError;
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
 use crate::service::{Node, Service};
 use crate::socket::{self, Socket, SocketError};
@@ -84,6 +88,9 @@ pub enum RunError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] OpenError),
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -132,6 +139,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         .unwrap_or_else(|| Arc::new(SystemClock::open(&timeline, opened.last_at.max(state.now()))));
     let node_id: Arc<str> = parts.state_dir.node_id.as_str().into();
     let among = parts.fleet.is_some().then_some(node_id);
+    let access = access(&settings, &clock)?;
     let engine = Engine::new((ledger, state), rules, Arc::clone(&clock), among);
     let engine = Arc::new(engine);
     note_start(&engine, settings.durability).await?;
@@ -139,10 +147,11 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let csv = csv(&settings, parts.csv_is_expected, &parts.state_dir.node_id);
     let keys = Keys::new(Arc::clone(&engine), parts.store, csv)
         .looking_every(settings.vault_poll)
+        .with_access(Arc::clone(&access))
         .with_copy(parts.offline);
     let keys = Arc::new(keys);
     keys.start().await?;
-    let guard = Guard::new(&settings, rustix::process::geteuid().as_raw());
+    let guard = Guard::new(&settings, Arc::clone(&access));
     let node = Node {
         id: parts.state_dir.node_id.clone(),
         version: env!("CARGO_PKG_VERSION"),
@@ -158,12 +167,32 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     }
     let service = Service { engine, keys, projector, guard, node, fleet };
     let (socket, listener) = socket::listen(&settings.socket, settings.socket_mode.0)?;
+    access.socket_is_of(socket_group(&settings));
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
     let state_dir = parts.state_dir;
     let running = Running::spawn(&settings, service, socket, listener, state_dir);
     running.keep(company);
     running.background(parts.background);
     Ok(running)
+}
+
+fn access(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Arc<Access>, PolicyError> {
+    let file = Some(settings.policy_file.clone()).filter(|file| !file.as_os_str().is_empty());
+    let lets_everyone_connect = settings.socket_mode.0 & 0o002 != 0;
+    if file.is_none() && lets_everyone_connect {
+        tracing::warn!(
+            "socket_mode lets everyone connect, and without a policy_file only root, the server's \
+             own uid and the socket's group are given keys: write a policy (docs/policy.md)"
+        );
+    }
+    let server_uid = rustix::process::geteuid().as_raw();
+    Access::open(file, server_uid, Arc::clone(clock)).map(Arc::new)
+}
+
+/// The group that the socket's mode lets in, if it does.
+fn socket_group(settings: &Settings) -> Option<u32> {
+    let metadata = settings.socket.symlink_metadata().ok()?;
+    (metadata.mode() & 0o020 != 0).then(|| metadata.gid())
 }
 
 fn fleet(
@@ -320,8 +349,11 @@ impl Running {
     ) {
         let (connected, connections) = mpsc::channel(ACCEPTED_MAX);
         self.tasks.spawn(accept::accept(listener, settings.connections_max, connected));
+        let clock = Arc::clone(&self.service.engine.clock);
+        let gate = Gate::new(clock, settings.calls_per_second, settings.calls_max);
         let router = Server::builder()
             .max_concurrent_streams(settings.streams_max)
+            .layer(GateLayer(Arc::new(gate)))
             .add_service(health_service)
             .add_service(reflection_v1())
             .add_service(reflection_v1alpha())

@@ -2,3 +2,7 @@
 //!
 //! The only crate of the workspace that may hold `unsafe`; every block says
 //! why it is sound.
+
+mod peer;
+
+pub use peer::peer_groups;

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use key_server_server::config::SettingValue;
 
 use crate::{
-    audit, config, health, keys, models, reload, select, serve, sessions, status, store, usage,
+    audit, config, health, keys, models, policy, reload, select, serve, sessions, status, store,
+    usage,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -109,7 +110,7 @@ pub(crate) enum Command {
     /// Take keys for a session, as an application does
     #[command(after_help = select::EXAMPLES)]
     Select(select::SelectArgs),
-    /// Make the server read its CSV again
+    /// Make the server read its policy and its CSV again
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::ReloadArgs),
     /// Read and check the ledger
@@ -118,6 +119,9 @@ pub(crate) enum Command {
     /// Move keys between secret stores
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Check the policy, and ask it who may do what
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),

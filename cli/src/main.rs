@@ -18,6 +18,7 @@ mod models;
 mod output;
 mod pages;
 mod place;
+mod policy;
 mod refusal;
 mod reload;
 mod select;
@@ -69,6 +70,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<Exit, Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(global, &args),
         Command::Config(command) => config::run(command, global, output),
+        Command::Policy(command) => policy::run(command, global, output),
         Command::Audit(command) => audit::run(command, global, output),
         Command::Store(command) => store::run(command, global, output),
         Command::Usage(args) => usage::run(args, global, output),

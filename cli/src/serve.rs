@@ -8,7 +8,7 @@ use key_server_server::config::{Origin, Shown};
 use key_server_server::keys::KeysError;
 use key_server_server::lifecycle::{self, RunError, Running};
 use key_server_server::panics;
-use key_server_server::socket::{self, Access};
+use key_server_server::socket::{self, Permissions};
 use key_server_server::state_dir::StateDir;
 use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,11 +19,12 @@ use crate::args::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::logging::{self, LogFile};
 use crate::place::Environment;
+use crate::policy;
 use crate::settings::{self, Resolved, SettingsArgs};
 
 pub(crate) const EXAMPLES: &str = "\
 Signals:
-  SIGHUP            read the CSV again, open the log file again
+  SIGHUP            read policy and CSV again, open the log file again
   SIGTERM, SIGINT   stop: calls in progress finish; a second one stops at once
 
 Examples:
@@ -48,7 +49,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let state_dir = resolved.state_dir()?;
     let inherited = activation::inherited(&Environment::of_process())?;
-    let access = Access::of(&resolved.settings).map_err(cannot_start)?;
+    let access = Permissions::of(&resolved.settings).map_err(cannot_start)?;
     if inherited.is_none() {
         socket::check(&resolved.settings.socket, &access).map_err(cannot_start)?;
     }
@@ -133,6 +134,7 @@ fn not_started(error: RunError) -> Failure {
             let failure = Failure::usage("the keys cannot be imported, and the store is empty");
             problems.into_iter().fold(failure, Failure::detail)
         }
+        RunError::Policy(error) => policy::failure(&error),
         RunError::Keys(KeysError::Store(error @ SecretStoreError::Denied(_))) => {
             cannot_start(error)
         }

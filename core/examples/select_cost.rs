@@ -214,6 +214,7 @@ fn select(number: usize, models: u32, count: u32) -> Select {
         models,
         count,
         reserved: None,
+        owner_sessions_max: None,
     }
 }
 

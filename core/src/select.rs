@@ -25,6 +25,8 @@ pub struct Select {
     /// What was reserved for the session among all nodes, if that was asked:
     /// then these keys are given instead of drawn ones.
     pub reserved: Option<Reserved>,
+    /// How many sessions the owner may have live at this node; none: no limit.
+    pub owner_sessions_max: Option<u32>,
 }
 
 /// Keys that were reserved for a session among all nodes, for each model.
@@ -104,6 +106,8 @@ pub enum SelectRefusal {
     OtherUser,
     /// There are as many live sessions as there may be.
     TooManySessions,
+    /// The owner has as many live sessions as it may.
+    TooManyOfOwner,
     /// The session holds as many keys as it may.
     TooManyAllocations,
 }
@@ -145,6 +149,12 @@ impl Select {
             Some(session) if session.user != self.user => Err(SelectRefusal::OtherUser),
             None if state.sessions_live >= state.rules.sessions_max => {
                 Err(SelectRefusal::TooManySessions)
+            }
+            None if self
+                .owner_sessions_max
+                .is_some_and(|max| state.live_of(self.session.owner) >= max) =>
+            {
+                Err(SelectRefusal::TooManyOfOwner)
             }
             Some(_) | None => Ok(()),
         }

@@ -36,8 +36,8 @@ pub struct TrackUsage {
 pub struct Tracked {
     /// True when the session or the allocation had ended before.
     pub late: bool,
-    /// True when an earlier call counted it: nothing happens now.
-    pub again: bool,
+    /// True when it came before: nothing was counted now.
+    pub repeated: bool,
 }
 
 /// Why a report does not count.
@@ -75,7 +75,7 @@ impl Decide for TrackUsage {
         usage.cooling_until = self.cooling_until(state, key, pool, now);
         Ok(Decision {
             events: vec![Event::UsageTracked(usage)],
-            reply: Tracked { late, again: false },
+            reply: Tracked { late, repeated: false },
         })
     }
 }
@@ -87,7 +87,8 @@ impl TrackUsage {
         if !receipt.says_the_same(again) {
             return Err(TrackUsageRefusal::Conflict);
         }
-        Ok(Decision { events: Vec::new(), reply: Tracked { late: receipt.late(), again: true } })
+        let reply = Tracked { late: receipt.late(), repeated: true };
+        Ok(Decision { events: Vec::new(), reply })
     }
 
     fn allocation<'state>(

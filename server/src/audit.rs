@@ -24,6 +24,10 @@ pub(crate) const ANSWERED_LINES_MAX: u64 = 1;
 /// told, so that their number is bounded by what the program can say.
 const KINDS_MAX: usize = 1_024;
 
+/// Calls that touch keys or sessions.
+const VERBS: [&str; 5] =
+    ["SelectKeysForSession", "TrackUsage", "GetStats", "ReleaseKey", "ReloadKeys"];
+
 /// What a call names, as it was sent.
 #[derive(Debug, Default)]
 pub(crate) struct About {
@@ -72,6 +76,14 @@ impl About {
             model: named(&request.model),
             key: named(&request.key_id),
         }
+    }
+
+    /// A call of which nothing but its path is known; none when it touches
+    /// neither keys nor sessions.
+    pub(crate) fn of_path(path: &str) -> Option<Self> {
+        let verb = path.strip_prefix("/keyserver.v1.KeyServer/")?;
+        let verb = VERBS.into_iter().find(|known| *known == verb)?;
+        Some(Self { verb, ..Self::default() })
     }
 
     pub(crate) fn reload() -> Self {

@@ -18,6 +18,7 @@ use tonic::codegen::Service;
 use tonic::service::Routes;
 
 use crate::contained::Contained;
+use crate::gate::Gated;
 use crate::guard::Peer;
 
 /// The caller's own deadline, by the name that gRPC has for it.
@@ -62,7 +63,7 @@ impl Drop for UnderWay {
 /// Answers the calls of one connection.
 #[derive(Clone)]
 pub(crate) struct Answerer {
-    routes: Contained<Routes>,
+    routes: Gated<Contained<Routes>>,
     peer: Peer,
     calls: Arc<Calls>,
     request_timeout: Duration,
@@ -70,7 +71,7 @@ pub(crate) struct Answerer {
 
 impl Answerer {
     pub(crate) fn new(
-        routes: Contained<Routes>,
+        routes: Gated<Contained<Routes>>,
         peer: Peer,
         calls: &Arc<Calls>,
         request_timeout: Duration,

@@ -122,6 +122,8 @@ settings! {
     socket_group: String = "", "KEY_SERVER_SOCKET_GROUP";
     /// The CSV with the keys; none is fine when the store has keys.
     key_config_file: PathBuf = "api_keys.csv", "KEY_CONFIG_FILE";
+    /// The policy, who may do what (docs/policy.md); empty: keys are for the server's uid, root, and the socket's group.
+    policy_file: PathBuf = "", "KEY_SERVER_POLICY_FILE";
     /// Where ledger, projection and secret store are; empty: `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/key-server`, else `~/.local/state/key-server`.
     state_dir: PathBuf = "", "KEY_SERVER_STATE_DIR";
     /// The age identity that opens the secret store; empty: `identity.age.txt` in `$CREDENTIALS_DIRECTORY` if it is there, else in the state directory.
@@ -268,6 +270,10 @@ settings! {
     connection_grace: Duration = "30s", "KEY_SERVER_CONNECTION_GRACE";
     /// Calls in progress at once on one connection.
     streams_max: u32 = "256", "KEY_SERVER_STREAMS_MAX";
+    /// Calls that each uid may make in a second; more are refused unread. 0: any number.
+    calls_per_second: u32 = "50000", "KEY_SERVER_CALLS_PER_SECOND";
+    /// Calls in progress at once, shared fairly among uids: one alone may have half of them.
+    calls_max: usize = "4096", "KEY_SERVER_CALLS_MAX";
     /// How long calls in progress may take to finish when the server stops.
     shutdown_grace: Duration = "8s", "KEY_SERVER_SHUTDOWN_GRACE";
 }
@@ -329,8 +335,11 @@ impl Settings {
             ),
             (self.page_size_max == 0, "page_size_max must be at least 1"),
             (
-                self.connections_max == 0 || self.connections_per_uid == 0 || self.streams_max == 0,
-                "connections_max, connections_per_uid and streams_max must be at least 1",
+                self.connections_max == 0
+                    || self.connections_per_uid == 0
+                    || self.streams_max == 0
+                    || self.calls_max == 0,
+                "connections_max, connections_per_uid, streams_max and calls_max must be at least 1",
             ),
             (
                 self.first_byte_timeout.is_zero() || self.request_timeout.is_zero(),

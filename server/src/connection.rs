@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use crate::calls::{Answerer, Calls};
 use crate::config::Settings;
 use crate::contained::Contained;
+use crate::gate::Gated;
 use crate::guard::Peer;
 
 /// What every HTTP/2 client says first.
@@ -61,7 +62,7 @@ struct Times {
 #[derive(Clone)]
 pub(crate) struct Conversation {
     http: http2::Builder<Tasks>,
-    routes: Contained<Routes>,
+    routes: Gated<Contained<Routes>>,
     times: Times,
     /// Told to go.
     stop: CancellationToken,
@@ -85,7 +86,7 @@ impl Conversation {
     /// are told to go at `stop` and cut at `cut`.
     pub(crate) fn new(
         settings: &Settings,
-        routes: Contained<Routes>,
+        routes: Gated<Contained<Routes>>,
         tasks: TaskTracker,
         (stop, cut): (CancellationToken, CancellationToken),
     ) -> Self {

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::audit::About;
 use crate::error::ServiceError;
+use crate::guard::Peer;
 use crate::service::Service;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -22,7 +23,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::SelectKeysResponse> {
         let about = About::select(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = self.select_keys(Arc::clone(&caller), request.into_inner()).await;
+        let answer = self.select_keys(caller.clone(), request.into_inner()).await;
         match &answer {
             // What changed something has its own lines.
             Ok(response) if response.success => {}
@@ -38,7 +39,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::TrackUsageResponse> {
         let about = About::usage(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = Service::track_usage(self, Arc::clone(&caller), request.into_inner()).await;
+        let answer = Service::track_usage(self, caller.clone(), request.into_inner()).await;
         self.told(&caller, &about, answer)
     }
 
@@ -61,7 +62,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::ReloadKeysResponse> {
         let about = About::reload();
         let caller = self.caller(&request, &about)?;
-        let answer = Service::reload_keys(self, Arc::clone(&caller), request.into_inner()).await;
+        let answer = Service::reload_keys(self, caller.clone(), request.into_inner()).await;
         if let Ok(response) = &answer {
             let reason = (!response.success).then_some("RELOAD_REFUSED");
             self.audit.tell(Some(&caller), &about, reason);
@@ -75,18 +76,18 @@ impl KeyServer for Service {
     ) -> Answer<v1::ReleaseKeyResponse> {
         let about = About::release(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = Service::release_key(self, Arc::clone(&caller), request.into_inner()).await;
+        let answer = Service::release_key(self, caller.clone(), request.into_inner()).await;
         self.told(&caller, &about, answer)
     }
 
     async fn health(&self, request: Request<v1::HealthRequest>) -> Answer<v1::HealthResponse> {
-        self.guard.caller(request.extensions())?;
-        Ok(Response::new(Service::health(self)))
+        let caller = self.guard.caller(request.extensions())?;
+        Ok(Response::new(Service::health(self, &caller)))
     }
 }
 
 impl Service {
-    fn caller<T>(&self, request: &Request<T>, about: &About) -> Result<Arc<Caller>, ServiceError> {
+    fn caller<T>(&self, request: &Request<T>, about: &About) -> Result<Peer, ServiceError> {
         let caller = self.guard.caller(request.extensions());
         caller.inspect_err(|error| self.audit.tell(None, about, Some(error.reason)))
     }

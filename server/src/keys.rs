@@ -14,9 +14,11 @@ use key_server_secrets::{
 
 use tokio::sync::watch;
 
+use crate::access::Access;
 use crate::backend::{Backend, BackendState};
 use crate::engine::{Engine, RETRY_AFTER};
 use crate::error::{ErrorKind, ServiceError};
+use crate::policy::{self, PolicyError, Source};
 
 /// How often an import is planned anew because another node wrote meanwhile.
 const CONFLICTS_MAX: u32 = 5;
@@ -44,6 +46,8 @@ pub struct Keys {
     /// How often to look whether somebody else changed the store.
     poll: Duration,
     offline: Option<OfflineKeys>,
+    /// What is reloaded together with the keys.
+    access: Option<Arc<Access>>,
     /// How the store is.
     pub backend: Backend,
 }
@@ -175,6 +179,7 @@ impl Keys {
             readiness: watch::Sender::new(Readiness::Waiting("the server is starting".into())),
             poll: POLL_DEFAULT,
             offline: None,
+            access: None,
             backend,
         }
     }
@@ -190,6 +195,12 @@ impl Keys {
     #[must_use]
     pub fn with_copy(self, offline: Option<OfflineKeys>) -> Self {
         Self { offline, ..self }
+    }
+
+    /// Reads the policy again whenever the keys are.
+    #[must_use]
+    pub fn with_access(self, access: Arc<Access>) -> Self {
+        Self { access: Some(access), ..self }
     }
 
     /// Whether there are credentials to give, now and whenever that changes.
@@ -447,18 +458,45 @@ impl Keys {
         Ok(())
     }
 
-    /// Reads the CSV and the store again and serves what they say: all of it
+    /// Reads policy, CSV and store again and serves what they say: all of it
     /// or nothing.
     ///
     /// # Errors
-    /// `Unavailable` when the store or the ledger does not take it. A bad CSV
-    /// is not an error but a [`Reloaded::refusal`].
+    /// `Unavailable` when the store or the ledger does not take it. A bad
+    /// policy or CSV is not an error but a [`Reloaded::refusal`].
     pub async fn reload(
         &self,
         caller: Option<&Arc<Caller>>,
         reload: &Reload,
     ) -> Result<Reloaded, ServiceError> {
         let _one_at_a_time = self.reloading.lock().await;
+        let policy = match self.read_policy().await? {
+            Ok(policy) => policy,
+            Err(error) => return Ok(policy_refused(error)),
+        };
+        let reloaded = self.reload_keys(caller, reload).await?;
+        if reloaded.refusal.is_none()
+            && !reload.dry_run
+            && let (Some(access), Some(policy)) = (&self.access, policy)
+        {
+            access.put(policy);
+        }
+        Ok(reloaded)
+    }
+
+    /// The policy that is to be in force after a reload; none without a file.
+    async fn read_policy(&self) -> Result<Result<Option<Source>, PolicyError>, ServiceError> {
+        let Some(access) = self.access.clone() else { return Ok(Ok(None)) };
+        // It may ask the user database, which may be far away.
+        let read = tokio::task::spawn_blocking(move || access.read_again()).await;
+        read.map_err(|error| ServiceError::bug(&error))
+    }
+
+    async fn reload_keys(
+        &self,
+        caller: Option<&Arc<Caller>>,
+        reload: &Reload,
+    ) -> Result<Reloaded, ServiceError> {
         let stored = self.load().await.map_err(|error| store_failed(&error))?;
         let path = reload.path.as_deref().unwrap_or(&self.csv.path);
         let is_missing = !path.try_exists().unwrap_or(true);
@@ -634,6 +672,21 @@ impl Keys {
     fn set_notes(&self, notes: Vec<String>) {
         *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
     }
+}
+
+/// Nothing changes while the policy is wrong.
+fn policy_refused(error: PolicyError) -> Reloaded {
+    let refusal = format!("the policy {} is wrong: nothing was changed", error.path.display());
+    let file: Arc<str> = error.path.display().to_string().into();
+    let problem = |problem: policy::Problem| Problem {
+        severity: key_server_secrets::Severity::Error,
+        file: Arc::clone(&file),
+        line: problem.line,
+        column: None,
+        message: problem.message,
+    };
+    let problems = error.problems.into_iter().map(problem).collect();
+    Reloaded { problems, refusal: Some(refusal), ..Reloaded::default() }
 }
 
 fn wall_text(ms: i64) -> String {

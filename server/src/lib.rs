@@ -6,6 +6,7 @@
 //! the background; [`lifecycle`] starts and ends all of it.
 
 mod accept;
+pub mod access;
 mod audit;
 pub mod backend;
 mod calls;
@@ -17,13 +18,16 @@ mod contained;
 pub mod engine;
 pub mod error;
 pub mod fleet;
+pub mod gate;
 mod grpc;
 pub mod guard;
 pub mod keys;
 pub mod lifecycle;
 pub mod panics;
 mod peer;
+pub mod policy;
 pub mod projector;
+pub mod rate;
 mod recovery;
 mod resume;
 pub mod service;

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::accept::{Room, accept};
+use crate::access::Access;
 use crate::audit::Audit;
 use crate::checkpoints::CheckpointWriter;
 use crate::clock::{Clock, SystemClock};
@@ -38,12 +40,14 @@ use crate::contained::Contained;
 use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
 use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
+use crate::gate::{Gate, Gated};
 use crate::guard::{Guard, Peer};
 use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
+use crate::policy::PolicyError;
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
 use crate::recovery;
 use crate::service::{Node, Service};
-use crate::socket::{self, Access, Socket, SocketError};
+use crate::socket::{self, Permissions, Socket, SocketError};
 use crate::state_dir::StateDir;
 
 /// How often sessions are looked at that are overdue.
@@ -93,6 +97,9 @@ pub enum RunError {
     /// Checkpoints of the ledger.
     #[error(transparent)]
     Checkpoints(#[from] CheckpointError),
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -127,9 +134,9 @@ pub struct Running {
 /// Any [`RunError`]; what was begun is undone.
 pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let settings = Arc::new(parts.settings);
-    let access = Access::of(&settings)?;
+    let permissions = Permissions::of(&settings)?;
     if parts.inherited.is_none() {
-        socket::check(&settings.socket, &access)?;
+        socket::check(&settings.socket, &permissions)?;
     }
     let ledger_dir = parts.state_dir.ledger();
     let mut projection = parts.projection;
@@ -150,6 +157,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let node_id: Arc<str> = parts.state_dir.node_id.as_str().into();
     let among = parts.fleet.is_some().then_some(node_id);
     let signer = Signer::open(parts.state_dir.path(), &parts.state_dir.node_id)?;
+    let access = access(&settings, permissions, &clock)?;
     let engine = Engine::new((ledger, state), rules, Arc::clone(&clock), among);
     let engine = Arc::new(engine);
     note_start(&engine, settings.durability, parts.fleet.is_some()).await?;
@@ -158,10 +166,11 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let csv = csv(&settings, parts.csv_is_expected, &parts.state_dir.node_id);
     let keys = Keys::new(Arc::clone(&engine), parts.store, csv)
         .looking_every(settings.vault_poll)
+        .with_access(Arc::clone(&access))
         .with_copy(parts.offline);
     let keys = Arc::new(keys);
     keys.start().await?;
-    let guard = Guard::new(&settings, rustix::process::geteuid().as_raw());
+    let guard = Guard::new(&settings, Arc::clone(&access));
     let node = Node {
         id: parts.state_dir.node_id.clone(),
         version: env!("CARGO_PKG_VERSION"),
@@ -181,16 +190,40 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let (socket, listener) = match parts.inherited {
         Some(inherited) => (None, socket::adopt(inherited)?),
         None => {
-            let (socket, listener) = socket::listen(&settings.socket, &access)?;
+            let (socket, listener) = socket::listen(&settings.socket, &permissions)?;
             (Some(socket), listener)
         }
     };
+    access.socket_is_of(socket_group(&settings));
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
     let state_dir = parts.state_dir;
     let running = Running::spawn(&settings, service, checkpoints, socket, listener, state_dir);
     running.keep(company);
     running.background(parts.background);
     Ok(running)
+}
+
+fn access(
+    settings: &Settings,
+    permissions: Permissions,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Access>, PolicyError> {
+    let file = Some(settings.policy_file.clone()).filter(|file| !file.as_os_str().is_empty());
+    let lets_everyone_connect = permissions.mode & 0o002 != 0;
+    if file.is_none() && lets_everyone_connect {
+        tracing::warn!(
+            "socket_mode lets everyone connect, and without a policy_file only root, the server's \
+             own uid and the socket's group are given keys: write a policy (docs/policy.md)"
+        );
+    }
+    let server_uid = rustix::process::geteuid().as_raw();
+    Access::open(file, server_uid, Arc::clone(clock)).map(Arc::new)
+}
+
+/// The group that the socket's mode lets in, if it does.
+fn socket_group(settings: &Settings) -> Option<u32> {
+    let metadata = settings.socket.symlink_metadata().ok()?;
+    (metadata.mode() & 0o020 != 0).then(|| metadata.gid())
 }
 
 fn fleet(
@@ -372,6 +405,10 @@ impl Running {
             .add_service(service);
         let panics = Arc::clone(&self.service.node.panics);
         let routes = Contained { service: routes.prepare(), panics };
+        let clock = Arc::clone(&self.service.engine.clock);
+        let gate = Gate::new(clock, settings.calls_per_second, settings.calls_max);
+        let audit = Arc::clone(&self.service.audit);
+        let routes = Gated { inner: routes, gate: Arc::new(gate), audit };
         self.tell_readiness(health.clone());
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
         let conversation = Conversation::new(settings, routes, self.tasks.clone(), (stop, cut));
@@ -379,7 +416,9 @@ impl Running {
         let room = Room::of(settings);
         self.tasks.spawn(async move {
             let accepting = accept(listener, room, stop, |stream, caller, seat| {
-                let serving = conversation.clone().serve(stream, Peer(Arc::new(caller)));
+                let groups = key_server_sys::peer_groups(&stream).unwrap_or_default();
+                let peer = Peer { caller: Arc::new(caller), groups: groups.into() };
+                let serving = conversation.clone().serve(stream, peer);
                 tasks.spawn(async move {
                     serving.await;
                     drop(seat);

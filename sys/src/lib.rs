@@ -14,7 +14,7 @@ mod wiping;
 pub use environment::wipe_variable;
 pub use inherited::take_inherited;
 pub use memory::{can_keep_in_ram, keep_in_ram};
-pub use peer::peer_pidfd;
+pub use peer::{peer_groups, peer_pidfd};
 pub use process::protect;
 pub use stack::wipe_stack;
 pub use wiping::Wiping;

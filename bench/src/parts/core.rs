@@ -159,5 +159,6 @@ fn select(number: usize) -> Select {
         models: vec![model()],
         count: 1,
         reserved: None,
+        owner_sessions_max: None,
     }
 }

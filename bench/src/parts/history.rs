@@ -102,7 +102,14 @@ impl History {
     fn select(&mut self, session: &SessionRef, number: usize) -> anyhow::Result<KeyId> {
         let user = (number % 5_000) as i32;
         let models = vec![self.model.clone()];
-        let select = Select { session: session.clone(), user, models, count: 1, reserved: None };
+        let select = Select {
+            session: session.clone(),
+            user,
+            models,
+            count: 1,
+            reserved: None,
+            owner_sessions_max: None,
+        };
         let selected = self.run(&select, number)?;
         Ok(selected.picks.first().context("no key was given")?.key)
     }

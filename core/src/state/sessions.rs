@@ -1,6 +1,7 @@
 //! Sessions, what they hold, and when they end.
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::State;
 use crate::deadlines::{Chain, Due, List, second_of};
@@ -69,7 +70,7 @@ impl State {
             }
             Phase::Live { deadline, .. } => {
                 let due = self.deadlines.push(&mut self.sessions, index, deadline);
-                self.sessions_live += 1;
+                self.count_live(index);
                 if let Some(session) = self.sessions.get_mut(index) {
                     session.phase = Phase::Live { deadline, due };
                 }
@@ -85,7 +86,7 @@ impl State {
         self.user_list_of(index).remove(index);
         self.user_list(user).push(index);
         let due = self.deadlines.push(&mut self.sessions, index, deadline);
-        self.sessions_live += 1;
+        self.count_live(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.user = user;
         session.opened = at;
@@ -107,7 +108,7 @@ impl State {
     pub(super) fn look_at(&mut self, index: SessionIndex, deadline: Time) {
         self.leave_phase(index);
         let due = self.deadlines.push(&mut self.sessions, index, deadline);
-        self.sessions_live += 1;
+        self.count_live(index);
         if let Some(session) = self.sessions.get_mut(index) {
             session.phase = Phase::Live { deadline, due };
         }
@@ -119,6 +120,12 @@ impl State {
         match session.phase {
             Phase::Live { due, .. } => {
                 self.sessions_live -= 1;
+                if let Entry::Occupied(mut live) = self.live_by_owner.entry(session.owner) {
+                    *live.get_mut() -= 1;
+                    if *live.get() == 0 {
+                        live.remove();
+                    }
+                }
                 match due.second() {
                     Some(second) => self.deadlines.remove(&mut self.sessions, index, second),
                     None => self.overdue.remove(&mut self.sessions, index),
@@ -129,6 +136,18 @@ impl State {
                 self.ended.remove(&mut self.sessions, index);
             }
         }
+    }
+
+    fn count_live(&mut self, index: SessionIndex) {
+        self.sessions_live += 1;
+        if let Some(session) = self.sessions.get(index) {
+            *self.live_by_owner.entry(session.owner).or_default() += 1;
+        }
+    }
+
+    /// Live sessions of one owner at this node.
+    pub(crate) fn live_of(&self, owner: u32) -> u32 {
+        self.live_by_owner.get(&owner).copied().unwrap_or(0)
     }
 
     /// Takes the memory that new allocations need, and no more.

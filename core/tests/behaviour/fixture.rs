@@ -149,7 +149,14 @@ pub(crate) fn session(name: &str) -> SessionRef {
 
 pub(crate) fn select(name: &str, models: &[&str], count: u32) -> Select {
     let models = models.iter().map(|name| model(name)).collect();
-    Select { session: session(name), user: USER, models, count, reserved: None }
+    Select {
+        session: session(name),
+        user: USER,
+        models,
+        count,
+        reserved: None,
+        owner_sessions_max: None,
+    }
 }
 
 /// A report of a success, spent at `clock`.

@@ -1,7 +1,7 @@
 //! Who holds what: sessions, holders and caps.
 
 use key_server_core::{
-    ReleaseRefusal, ReleaseScope, Rules, SelectRefusal, SessionRef, ShortageReason,
+    ReleaseRefusal, ReleaseScope, Rules, Select, SelectRefusal, SessionRef, ShortageReason,
 };
 
 use crate::fixture::{
@@ -165,4 +165,40 @@ fn a_retired_key_is_not_given_any_more_and_keeps_its_holders_and_usage() {
     node.sync(&[key(0, &[MODEL])]);
     let stats = node.state.key_stats(given).unwrap();
     assert_eq!((stats.holders, stats.window_tokens, stats.weight), (1, 7, 25.0));
+}
+
+#[test]
+fn an_owner_has_only_so_many_live_sessions_whatever_others_have() {
+    let mut node = Node::new(Rules::default(), &[key(0, &[MODEL])]);
+    let of = |owner: u32, name: &str| Select {
+        session: SessionRef { owner, id: name.into() },
+        owner_sessions_max: Some(2),
+        ..select(name, &[MODEL], 1)
+    };
+    for (owner, name) in [(1, "a"), (1, "b"), (2, "a"), (2, "b")] {
+        node.run(&of(owner, name)).unwrap();
+    }
+    for owner in [1, 2] {
+        assert_eq!(node.run(&of(owner, "c")), Err(SelectRefusal::TooManyOfOwner));
+        assert!(node.run(&of(owner, "a")).is_ok(), "what is live goes on");
+    }
+    let release = |owner| key_server_core::Release {
+        session: SessionRef { owner, id: "b".into() },
+        scope: ReleaseScope::Session,
+    };
+    assert!(node.run(&release(1)).is_ok() && node.run(&release(1)).is_ok());
+    assert!(node.run(&of(1, "c")).is_ok(), "one place is free");
+    assert_eq!(node.run(&of(1, "d")), Err(SelectRefusal::TooManyOfOwner));
+    assert_eq!(node.run(&of(2, "c")), Err(SelectRefusal::TooManyOfOwner));
+    // Renewed and moved among the deadlines, a session counts once.
+    node.clock("0:50:00");
+    node.run(&of(2, "a")).unwrap();
+    node.clock("1:40:00");
+    assert_eq!(node.expire(), 3, "b of the second, a and c of the first");
+    for name in ["d", "e"] {
+        node.run(&of(1, name)).unwrap();
+    }
+    assert_eq!(node.run(&of(1, "f")), Err(SelectRefusal::TooManyOfOwner));
+    node.run(&of(2, "d")).unwrap();
+    assert_eq!(node.run(&of(2, "e")), Err(SelectRefusal::TooManyOfOwner));
 }

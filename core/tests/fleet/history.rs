@@ -190,7 +190,14 @@ impl History {
         let models = (0..1 + random.below(2)).map(|_| random_model(random)).collect();
         let session = random_session(random);
         let count = random.one_of(&[1, 1, 2, 3]);
-        let select = Select { session: session.clone(), user: 7, models, count, reserved: None };
+        let select = Select {
+            session: session.clone(),
+            user: 7,
+            models,
+            count,
+            reserved: None,
+            owner_sessions_max: None,
+        };
         let Some(selected) = self.call(node, &session, &select) else { return };
         for pick in selected.picks.iter().filter(|pick| !pick.already_held) {
             self.given.entry(session.clone()).or_default().insert((pick.model.clone(), pick.key));

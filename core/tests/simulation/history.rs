@@ -138,6 +138,7 @@ impl History {
             models,
             count: random.one_of(&[1, 1, 2, 3, 9]),
             reserved: None,
+            owner_sessions_max: None,
         };
         let decision = self.decide(&select);
         match (self.naive.plan(&select), decision) {

@@ -80,6 +80,7 @@ pub(crate) fn select_refusal_name(refusal: &SelectRefusal) -> &'static str {
         SelectRefusal::OtherUser => "other user",
         SelectRefusal::TooManySessions => "too many sessions",
         SelectRefusal::TooManyAllocations => "too many allocations",
+        SelectRefusal::TooManyOfOwner => "too many of one owner",
     }
 }
 

@@ -138,7 +138,8 @@ impl History {
     fn select(&mut self, session: u8, models: u8, count: u32) {
         let models = (0..3).filter(|n| models & (1 << n) != 0).map(|n| model(MODELS[n]));
         let (session, models) = (session_ref(session), models.collect());
-        let select = Select { session, user: 7, models, count, reserved: None };
+        let select =
+            Select { session, user: 7, models, count, reserved: None, owner_sessions_max: None };
         self.seed += 1;
         let decided = select.decide(&self.state, self.now, self.seed);
         let twins = select.decide(&self.twin, self.now, self.seed);

@@ -1,14 +1,13 @@
-use std::sync::Arc;
-
 use key_server_core::{
     KeyId, KeyState, KeyStats, ModelName, NodeKeyStats, NodeTotals, PoolStats, SessionRef,
-    SessionStats, State, Totals,
+    SessionStats, State, Totals, Usage,
 };
-use key_server_ledger::Caller;
 use key_server_proto::v1;
 
 use super::wire;
 use crate::error::{ErrorKind, ServiceError};
+use crate::guard::Peer;
+use crate::policy::Verb;
 use crate::service::Service;
 
 /// Rows that one call looks at for each row it may answer with: a page may be
@@ -39,17 +38,22 @@ struct Page<Row> {
 impl Service {
     pub(crate) fn get_stats(
         &self,
-        caller: &Arc<Caller>,
+        caller: &Peer,
         request: &v1::GetStatsRequest,
     ) -> Result<v1::GetStatsResponse, ServiceError> {
         let view = v1::StatsView::try_from(request.view)
             .map_err(|_| ServiceError::invalid("view", "this view is not known"))?;
+        self.guard.allow(caller, Verb::Stats)?;
+        let sees_all = self.guard.may(caller, Verb::StatsAll);
         let wanted = self.wanted(caller, request, view)?;
         let mut response = v1::GetStatsResponse::default();
         let next = match view {
             v1::StatsView::Unspecified | v1::StatsView::Keys => {
                 let page = self.engine.read(|state| wanted.keys(state))?;
-                response.keys = page.rows.into_iter().map(|key| self.key_stats(key)).collect();
+                response.keys = match wanted.session.as_ref().filter(|_| !sees_all) {
+                    Some(session) => self.own_key_stats(session, page.rows),
+                    None => page.rows.into_iter().map(|key| self.key_stats(key)).collect(),
+                };
                 page.next
             }
             v1::StatsView::Pools => {
@@ -65,7 +69,7 @@ impl Service {
             }
         };
         response.next_page_token = next.unwrap_or_default();
-        if self.guard.is_operator(caller) {
+        if sees_all {
             response.totals = Some(totals(&self.engine.read(State::totals_everywhere)));
             if request.by_node {
                 self.tell_by_node(&mut response);
@@ -99,14 +103,15 @@ impl Service {
 
     fn wanted(
         &self,
-        caller: &Caller,
+        caller: &Peer,
         request: &v1::GetStatsRequest,
         view: v1::StatsView,
     ) -> Result<Wanted, ServiceError> {
         let guard = &self.guard;
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let session = given(&request.session_id);
-        let session = session.map(|id| guard.session(caller, &id, request.owner_uid));
+        let session =
+            session.map(|id| guard.session(caller, &id, request.owner_uid, Verb::StatsAll));
         let session = session.transpose()?;
         let is_known =
             |session: &SessionRef| self.engine.read(|state| state.session_stats(session).is_some());
@@ -115,7 +120,7 @@ impl Service {
         }
         // Only a session is the caller's own; pools are everybody's.
         if session.is_none() || view == v1::StatsView::Pools {
-            guard.operator(caller, "GetStats")?;
+            guard.allow(caller, Verb::StatsAll)?;
         }
         let key = given(&request.key_id).map(|id| guard.key_id(&id)).transpose()?;
         if key.is_some_and(|key| !self.is_known(key, session.as_ref())) {
@@ -169,6 +174,31 @@ impl Service {
             sources: facts.sources.iter().map(ToString::to_string).collect(),
             nodes: Vec::new(),
         }
+    }
+
+    /// Keys as their session may see them: what it spent itself, and nothing of
+    /// what others do with the same keys.
+    fn own_key_stats(&self, session: &SessionRef, keys: Vec<KeyStats>) -> Vec<v1::KeyStats> {
+        let session = self.engine.read(|state| state.session_stats(session));
+        let allocations = session.map(|session| session.allocations).unwrap_or_default();
+        let own = |key: KeyStats| {
+            let id = key.facts.key;
+            let own = || allocations.iter().filter(|allocation| allocation.key == id);
+            let lifetime = own().fold(Usage::default(), |sum, one| sum.plus(&one.usage));
+            let models = own().map(|allocation| allocation.model.to_string()).collect();
+            let whole = self.key_stats(key);
+            v1::KeyStats {
+                key_id: whole.key_id,
+                provider: whole.provider,
+                models,
+                state: whole.state,
+                tier: whole.tier,
+                cooling_until: whole.cooling_until,
+                lifetime: Some(wire::usage(lifetime)),
+                ..Default::default()
+            }
+        };
+        keys.into_iter().map(own).collect()
     }
 
     fn session_stats(&self, session: SessionStats) -> v1::SessionStats {

@@ -6,11 +6,27 @@ use key_server_proto::v1;
 use super::wire;
 use crate::backend::{Backend, BackendState};
 use crate::config::SettingValue;
+use crate::guard::Peer;
+use crate::policy::Verb;
 use crate::service::Service;
 
 impl Service {
-    /// How the server is. Anybody who can connect may ask.
-    pub(crate) fn health(&self) -> v1::HealthResponse {
+    /// How the server is. Anybody who can connect may ask; how much it does,
+    /// and what is wrong with it, is for those who may see all statistics.
+    pub(crate) fn health(&self, caller: &Peer) -> v1::HealthResponse {
+        let health = self.whole_health();
+        if self.guard.may(caller, Verb::StatsAll) {
+            return health;
+        }
+        v1::HealthResponse {
+            status: health.status,
+            version: health.version,
+            durability: health.durability,
+            ..Default::default()
+        }
+    }
+
+    fn whole_health(&self) -> v1::HealthResponse {
         let totals = self.engine.read(key_server_core::State::totals);
         let now = self.engine.clock.now();
         let mut notes = self.keys.notes();

@@ -1,20 +1,21 @@
-use std::sync::Arc;
-
 use key_server_core::{Release, ReleaseRefusal, ReleaseScope};
-use key_server_ledger::Caller;
 use key_server_proto::v1;
 
 use super::wire;
 use crate::error::ServiceError;
+use crate::guard::Peer;
+use crate::policy::Verb;
 use crate::service::Service;
 
 impl Service {
     pub(crate) async fn release_key(
         &self,
-        caller: Arc<Caller>,
+        caller: Peer,
         request: v1::ReleaseKeyRequest,
     ) -> Result<v1::ReleaseKeyResponse, ServiceError> {
-        let session = self.guard.session(&caller, &request.session_id, request.owner_uid)?;
+        self.guard.allow(&caller, Verb::Release)?;
+        let (id, owner) = (&request.session_id, request.owner_uid);
+        let session = self.guard.session(&caller, id, owner, Verb::ReleaseAll)?;
         let command = Release { session: session.clone(), scope: self.scope(&request)? };
         match self.engine.submit(Some(&caller), Some(&session), &command).await? {
             Ok(released) => Ok(v1::ReleaseKeyResponse {

@@ -1,22 +1,22 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use key_server_ledger::Caller;
 use key_server_proto::v1;
 use key_server_secrets::{Problem, Severity};
 
 use super::wire;
 use crate::error::ServiceError;
+use crate::guard::Peer;
 use crate::keys::{Reload, Reloaded};
+use crate::policy::Verb;
 use crate::service::Service;
 
 impl Service {
     pub(crate) async fn reload_keys(
         &self,
-        caller: Arc<Caller>,
+        caller: Peer,
         request: v1::ReloadKeysRequest,
     ) -> Result<v1::ReloadKeysResponse, ServiceError> {
-        self.guard.operator(&caller, "ReloadKeys")?;
+        self.guard.allow(&caller, Verb::Reload)?;
         let path = (!request.path.is_empty()).then(|| PathBuf::from(&request.path));
         let reload = Reload { path, force: request.force, dry_run: request.dry_run };
         let reloaded = self.keys.reload(Some(&caller), &reload).await?;

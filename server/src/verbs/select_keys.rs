@@ -11,6 +11,7 @@ use super::wire;
 use crate::config::CapsAlone;
 use crate::engine::Selecting;
 use crate::error::{ErrorKind, ServiceError};
+use crate::guard::{Grant, Peer};
 use crate::service::Service;
 
 /// How often capped keys are asked for in one call, when other nodes were
@@ -20,21 +21,45 @@ const RESERVATIONS_MAX: u32 = 4;
 impl Service {
     pub(crate) async fn select_keys(
         &self,
-        caller: Arc<Caller>,
+        caller: Peer,
         request: v1::SelectKeysRequest,
     ) -> Result<v1::SelectKeysResponse, ServiceError> {
+        let session = self.guard.own_session(&caller, &request.session_id)?;
+        let models = self.guard.models(&request.models)?;
+        let count = self.guard.count(request.count_per_model)?;
+        let grant = self.guard.allow_select(&caller, &models, count)?;
         self.keys.check_ready()?;
-        let session = self.guard.session(&caller, &request.session_id, None)?;
+        let wanted = u64::from(count) * models.len() as u64;
+        self.guard.take_keys(&grant, wanted)?;
         let command = Select {
             session,
             user: request.user_id,
-            models: self.guard.models(&request.models)?,
-            count: self.guard.count(request.count_per_model)?,
+            models,
+            count,
             reserved: None,
+            owner_sessions_max: grant.sessions_max(),
         };
-        match self.choose(&caller, command).await? {
+        let answer = self.answer(&caller, &grant, command).await;
+        let given = answer.as_ref().map_or(0, |answer| answer.keys.len() as u64);
+        self.guard.give_back_keys(&grant, wanted.saturating_sub(given));
+        answer
+    }
+
+    async fn answer(
+        &self,
+        caller: &Arc<Caller>,
+        grant: &Grant,
+        command: Select,
+    ) -> Result<v1::SelectKeysResponse, ServiceError> {
+        match self.choose(caller, command).await? {
             Ok(selected) => self.selected(&selected),
-            Err(SelectRefusal::Short(shortages)) => Ok(refused(&shortages)),
+            Err(SelectRefusal::Short(mut shortages)) => {
+                // Names of models that the caller may not use are not for it.
+                for shortage in &mut shortages {
+                    shortage.did_you_mean.retain(|model| grant.shows_model(model));
+                }
+                Ok(refused(&shortages))
+            }
             Err(refusal) => Err(refusal_error(&refusal)),
         }
     }
@@ -142,6 +167,14 @@ fn refusal_error(refusal: &SelectRefusal) -> ServiceError {
             "TOO_MANY_SESSIONS",
             "as many sessions are live as may be (sessions_max); release some or wait",
         )
+        .retry_after(Duration::from_secs(1)),
+        SelectRefusal::TooManyOfOwner => ServiceError::new(
+            ErrorKind::Exhausted,
+            "SESSIONS_LIMIT",
+            "the caller's uid has as many live sessions as the policy allows (sessions_max); \
+             release some or wait",
+        )
+        .with("limit", "sessions_max")
         .retry_after(Duration::from_secs(1)),
         SelectRefusal::TooManyAllocations => ServiceError::new(
             ErrorKind::Exhausted,

@@ -1,27 +1,29 @@
-use std::sync::Arc;
-
 use key_server_core::{Outcome, Time, TrackUsage, TrackUsageRefusal};
-use key_server_ledger::Caller;
 use key_server_proto::v1;
 use prost_types::Timestamp;
 
 use crate::audit::About;
 use crate::clock;
 use crate::error::{ErrorKind, ServiceError};
+use crate::guard::Peer;
+use crate::policy::Verb;
 use crate::service::Service;
 
 impl Service {
     pub(crate) async fn track_usage(
         &self,
-        caller: Arc<Caller>,
+        caller: Peer,
         request: v1::TrackUsageRequest,
     ) -> Result<v1::TrackUsageResponse, ServiceError> {
+        let grant = self.guard.allow(&caller, Verb::Track)?;
         let command = self.report(&caller, &request)?;
         let session = Some(&command.session);
         match self.engine.submit(Some(&caller), session, &command).await? {
             Ok(tracked) => {
-                if tracked.again {
+                if tracked.repeated {
                     self.audit.tell(Some(&caller), &About::usage(&request), None);
+                } else {
+                    self.guard.charge_tokens(&grant, command.tokens.spent());
                 }
                 Ok(v1::TrackUsageResponse { success: true, late: tracked.late })
             }
@@ -31,12 +33,12 @@ impl Service {
 
     fn report(
         &self,
-        caller: &Caller,
+        caller: &Peer,
         request: &v1::TrackUsageRequest,
     ) -> Result<TrackUsage, ServiceError> {
         let guard = &self.guard;
         Ok(TrackUsage {
-            session: guard.session(caller, &request.session_id, None)?,
+            session: guard.own_session(caller, &request.session_id)?,
             key: guard.key_id(&request.key_id)?,
             model: guard.model("model", &request.model)?,
             tokens: guard.tokens(

@@ -1,0 +1,533 @@
+//! From the text of a policy file to its rules, or to all that is wrong in it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Limits, Pattern, Problem, Rule, Verb, Who};
+
+/// What a rule may say.
+const FIELDS: [&str; 14] = [
+    "name",
+    "everyone",
+    "uid",
+    "user",
+    "gid",
+    "group",
+    "executable",
+    "verbs",
+    "providers",
+    "models",
+    "count_max",
+    "sessions_max",
+    "keys_per_minute",
+    "tokens_per_minute",
+];
+const RULE: &str = "rule";
+const NAME_BYTES_MAX: usize = 64;
+/// How alike a name must be to be suggested (Jaro-Winkler, 0 to 1).
+const LIKENESS_MIN: f64 = 0.7;
+
+/// How names of users and groups become numbers; the error says what to do.
+pub struct Names<'a> {
+    /// The uid of a user.
+    pub user: &'a dyn Fn(&str) -> Result<u32, String>,
+    /// The gid of a group.
+    pub group: &'a dyn Fn(&str) -> Result<u32, String>,
+}
+
+/// The rules of a policy file, in their order.
+///
+/// # Errors
+/// Everything that is wrong, by line.
+pub fn parse(text: &str, names: &Names<'_>) -> Result<Vec<Rule>, Vec<Problem>> {
+    let mut reader = Reader { text, names, problems: Vec::new() };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        for error in errors {
+            reader.problem(error.span().unwrap_or_default(), error.message());
+        }
+        return Err(reader.problems);
+    }
+    let rules = reader.rules(table.get_ref());
+    reader.check_order(&rules);
+    if reader.problems.is_empty() {
+        return Ok(rules);
+    }
+    reader.problems.sort_by_key(|problem| problem.line);
+    Err(reader.problems)
+}
+
+/// What a text is read with, and what was found wrong so far.
+struct Reader<'t> {
+    text: &'t str,
+    names: &'t Names<'t>,
+    problems: Vec<Problem>,
+}
+
+type Field<'t> = Spanned<DeValue<'t>>;
+
+/// The fields of one rule.
+struct Fields<'t> {
+    table: HashMap<&'t str, &'t Field<'t>>,
+    span: Range<usize>,
+}
+
+impl Reader<'_> {
+    fn line(&self, place: usize) -> u32 {
+        let before = self.text.get(..place).unwrap_or(self.text);
+        u32::try_from(before.matches('\n').count() + 1).unwrap_or(u32::MAX)
+    }
+
+    fn problem(&mut self, span: Range<usize>, message: impl Into<String>) {
+        let line = Some(self.line(span.start));
+        self.problems.push(Problem { line, message: message.into() });
+    }
+
+    fn rules(&mut self, table: &DeTable<'_>) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for (key, value) in table {
+            if key.get_ref() != RULE {
+                let near = near(key.get_ref(), &[RULE]);
+                let message =
+                    format!("{:?} is not known here{near}; write [[rule]]", key.get_ref());
+                self.problem(key.span(), message);
+                continue;
+            }
+            let list = value.get_ref().as_array();
+            let tables = list.filter(|list| list.iter().all(|one| one.get_ref().is_table()));
+            let Some(tables) = tables else {
+                self.problem(key.span(), "a rule begins with [[rule]], in double brackets");
+                continue;
+            };
+            let read =
+                tables.iter().filter_map(|one| self.rule(one.get_ref().as_table()?, one.span()));
+            rules.extend(read.collect::<Vec<_>>());
+        }
+        rules
+    }
+
+    /// None when it is wrong.
+    fn rule(&mut self, table: &DeTable<'_>, span: Range<usize>) -> Option<Rule> {
+        let before = self.problems.len();
+        for key in table.keys().filter(|key| !FIELDS.contains(&key.get_ref().as_ref())) {
+            let near = near(key.get_ref(), &FIELDS);
+            self.problem(key.span(), format!("a rule has no {:?}{near}", key.get_ref()));
+        }
+        let fields = Fields {
+            table: table.iter().map(|(key, value)| (key.get_ref().as_ref(), value)).collect(),
+            span: span.clone(),
+        };
+        let name = self.name(&fields);
+        let who = self.who(&fields);
+        let verbs = self.verbs(&fields);
+        let (providers, models) = (self.providers(&fields), self.models(&fields));
+        if verbs.contains(&Verb::Select) && !fields.has("providers") && !fields.has("models") {
+            let message = "it allows select and names neither providers nor models; write \
+                           providers = [\"*\"] for all";
+            self.problem(span.clone(), message);
+        }
+        self.check_models(&fields, providers.as_deref(), models.as_deref());
+        let limits = Limits {
+            count_max: self.limit(&fields, "count_max").map(saturated),
+            sessions_max: self.limit(&fields, "sessions_max").map(saturated),
+            keys_per_minute: self.limit(&fields, "keys_per_minute"),
+            tokens_per_minute: self.limit(&fields, "tokens_per_minute"),
+        };
+        let line = self.line(span.start);
+        let is_right = self.problems.len() == before;
+        is_right.then(|| Rule { name: name.into(), line, who, verbs, providers, models, limits })
+    }
+
+    fn name(&mut self, fields: &Fields<'_>) -> String {
+        let Some(field) = fields.table.get("name") else {
+            self.problem(
+                fields.span.clone(),
+                "it has no name; give it one, as in name = \"billing\"",
+            );
+            return String::new();
+        };
+        let name = field.get_ref().as_str().unwrap_or_default();
+        let is_name =
+            !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
+        if !is_name {
+            let message = format!("name must be a text of 1 to {NAME_BYTES_MAX} bytes on one line");
+            self.problem(field.span(), message);
+        }
+        name.to_owned()
+    }
+
+    fn who(&mut self, fields: &Fields<'_>) -> Who {
+        let mut uids = self.numbers(fields, "uid");
+        self.add_named(fields, "user", &mut uids);
+        let mut gids = self.numbers(fields, "gid");
+        self.add_named(fields, "group", &mut gids);
+        let executables = self.texts(fields, "executable");
+        for (path, span) in executables.iter().flatten().filter(|(path, _)| !path.starts_with('/'))
+        {
+            let message = format!("executable {path:?} must be a whole path, from / on");
+            self.problem(span.clone(), message);
+        }
+        let named = ["uid", "user", "gid", "group", "executable"];
+        let names_some = named.into_iter().any(|name| fields.has(name));
+        let everyone = fields.table.get("everyone");
+        match everyone.map(|field| (field.get_ref().as_bool(), field.span())) {
+            Some((Some(true), _)) if !names_some => {}
+            Some((Some(true), span)) => {
+                self.problem(
+                    span,
+                    "everyone = true fits everybody: leave it out, or what else says whom",
+                );
+            }
+            Some((_, span)) => {
+                self.problem(span, "everyone can only be true; leave it out otherwise")
+            }
+            None if !names_some => {
+                let message = "it says for nobody: name uid, user, gid, group or executable, or \
+                               write everyone = true";
+                self.problem(fields.span.clone(), message);
+            }
+            None => {}
+        }
+        let executables =
+            executables.map(|paths| paths.into_iter().map(|(path, _)| path).collect());
+        Who { uids, gids, executables }
+    }
+
+    /// Adds users or groups by their names.
+    fn add_named(&mut self, fields: &Fields<'_>, field: &'static str, ids: &mut Option<Vec<u32>>) {
+        let Some(named) = self.texts(fields, field) else { return };
+        let ids = ids.get_or_insert_default();
+        for (name, span) in named {
+            let look_up = if field == "user" { self.names.user } else { self.names.group };
+            match look_up(&name) {
+                Ok(id) => ids.push(id),
+                Err(error) => self.problem(span, format!("{field} {name:?}: {error}")),
+            }
+        }
+    }
+
+    fn verbs(&mut self, fields: &Fields<'_>) -> Vec<Verb> {
+        let Some(named) = self.texts(fields, "verbs") else { return Verb::OF_APPLICATIONS.into() };
+        let names = Verb::ALL.map(Verb::name);
+        let mut verbs = Vec::new();
+        for (name, span) in named {
+            match Verb::named(&name) {
+                Some(verb) => verbs.push(verb),
+                None => {
+                    let near = near(&name, &names);
+                    let message = format!("there is no verb {name:?}{near} ({})", names.join(", "));
+                    self.problem(span, message);
+                }
+            }
+        }
+        verbs
+    }
+
+    fn providers(&mut self, fields: &Fields<'_>) -> Option<Vec<String>> {
+        let named = self.texts(fields, "providers")?;
+        if named.iter().any(|(name, _)| name == "*") {
+            return None;
+        }
+        for (name, span) in named.iter().filter(|(name, _)| !is_part(name) || name.contains('/')) {
+            let message = format!("{name:?} is no provider; write its name, as in openai");
+            self.problem(span.clone(), message);
+        }
+        Some(named.into_iter().map(|(name, _)| name.to_ascii_lowercase()).collect())
+    }
+
+    fn models(&mut self, fields: &Fields<'_>) -> Option<Vec<Pattern>> {
+        let named = self.texts(fields, "models")?;
+        let mut patterns = Vec::new();
+        for (name, span) in named {
+            match pattern(&name) {
+                Some(pattern) => patterns.push(pattern),
+                None => {
+                    let message = format!(
+                        "{name:?} is no model; write provider/model, with a * only at the end"
+                    );
+                    self.problem(span, message);
+                }
+            }
+        }
+        Some(patterns)
+    }
+
+    /// A model of a provider that the rule does not name would never fit.
+    fn check_models(
+        &mut self,
+        fields: &Fields<'_>,
+        providers: Option<&[String]>,
+        models: Option<&[Pattern]>,
+    ) {
+        let Some(field) = fields.table.get("models") else { return };
+        for model in models.into_iter().flatten() {
+            let (Pattern::Exactly(text) | Pattern::Beginning(text)) = model;
+            let provider = text.split('/').next().unwrap_or_default();
+            if providers.is_some_and(|providers| !providers.iter().any(|name| name == provider)) {
+                let message =
+                    format!("{text} can never fit: {provider} is not among the rule's providers");
+                self.problem(field.span(), message);
+            }
+        }
+    }
+
+    fn check_order(&mut self, rules: &[Rule]) {
+        let mut names: HashMap<&str, u32> = HashMap::new();
+        let mut everyone: Option<&Rule> = None;
+        for rule in rules {
+            let at = |message| Problem { line: Some(rule.line), message };
+            if let Some(line) = names.insert(&rule.name, rule.line) {
+                let name = &rule.name;
+                self.problems
+                    .push(at(format!("the name {name:?} is taken by the rule of line {line}")));
+            }
+            if let Some(first) = everyone {
+                let message = format!(
+                    "no caller ever comes to it: the rule of line {} is for everyone; move it up",
+                    first.line
+                );
+                self.problems.push(at(message));
+            } else if rule.who.is_everyone() {
+                everyone = Some(rule);
+            }
+        }
+    }
+
+    fn limit(&mut self, fields: &Fields<'_>, name: &'static str) -> Option<u64> {
+        let field = fields.table.get(name)?;
+        let number = number(field.get_ref()).filter(|number| *number > 0);
+        if number.is_none() {
+            self.problem(
+                field.span(),
+                format!("{name} must be a whole number from 1 on; no limit: leave it out"),
+            );
+        }
+        number
+    }
+
+    fn numbers(&mut self, fields: &Fields<'_>, name: &'static str) -> Option<Vec<u32>> {
+        let field = fields.table.get(name)?;
+        let mut numbers = Vec::new();
+        for one in one_or_many(field) {
+            match number(one.get_ref()).and_then(|number| u32::try_from(number).ok()) {
+                Some(number) => numbers.push(number),
+                None => self
+                    .problem(one.span(), format!("{name} must be a number, or a list of numbers")),
+            }
+        }
+        Some(numbers)
+    }
+
+    fn texts(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &'static str,
+    ) -> Option<Vec<(String, Range<usize>)>> {
+        let field = fields.table.get(name)?;
+        let mut texts = Vec::new();
+        for one in one_or_many(field) {
+            match one.get_ref().as_str() {
+                Some(text) => texts.push((text.to_owned(), one.span())),
+                None => {
+                    self.problem(one.span(), format!("{name} must be a text, or a list of texts"))
+                }
+            }
+        }
+        Some(texts)
+    }
+}
+
+impl Fields<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+}
+
+fn one_or_many<'t>(field: &'t Field<'t>) -> Vec<&'t Field<'t>> {
+    match field.get_ref().as_array() {
+        Some(list) => list.iter().collect(),
+        None => vec![field],
+    }
+}
+
+fn number(value: &DeValue<'_>) -> Option<u64> {
+    let integer = value.as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn saturated(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn pattern(text: &str) -> Option<Pattern> {
+    let start = text.strip_suffix('*');
+    let (provider, model) = start.unwrap_or(text).split_once('/')?;
+    let name = format!("{}/{model}", provider.to_ascii_lowercase());
+    let is_right = is_part(provider) && !model.contains('*') && model.chars().all(is_plain);
+    match start {
+        Some(_) if is_right => Some(Pattern::Beginning(name)),
+        None if is_right && !model.is_empty() => Some(Pattern::Exactly(name)),
+        _ => None,
+    }
+}
+
+fn is_part(text: &str) -> bool {
+    !text.is_empty() && !text.contains('*') && text.chars().all(is_plain)
+}
+
+fn is_plain(c: char) -> bool {
+    !c.is_whitespace() && !c.is_control()
+}
+
+fn near(name: &str, known: &[&str]) -> String {
+    let likeness = |known: &&str| strsim::jaro_winkler(name, known);
+    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest.filter(|known| likeness(known) > LIKENESS_MIN) {
+        Some(known) => format!("; did you mean {known}?"),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Rule>, Vec<String>> {
+        let known = |name: &str| match name {
+            "billing" | "team" => Ok(1_001),
+            _ => Err("there is none of this name".to_owned()),
+        };
+        let rules = parse(text, &Names { user: &known, group: &known });
+        rules.map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_rule_says_who_may_do_what_and_how_much_of_it() {
+        let text = "
+[[rule]]
+name = \"billing\"
+user = \"billing\"
+uid = [7, 8]
+group = [\"team\"]
+gid = 5
+executable = \"/opt/gateway\"
+verbs = [\"select\", \"stats-all\"]
+providers = \"OpenAI\"
+models = [\"OpenAI/gpt-4o\", \"openai/o*\", \"openai/*\"]
+count_max = 4
+sessions_max = 10
+keys_per_minute = 600
+tokens_per_minute = 1_000_000
+
+[[rule]]
+name = \"rest\"
+everyone = true
+providers = [\"*\"]
+";
+        let rules = read(text).unwrap();
+        assert_eq!((rules[0].line, rules[1].line), (2, 17));
+        let expected = Rule {
+            name: "billing".into(),
+            line: 2,
+            who: Who {
+                uids: Some(vec![7, 8, 1_001]),
+                gids: Some(vec![5, 1_001]),
+                executables: Some(vec!["/opt/gateway".into()]),
+            },
+            verbs: vec![Verb::Select, Verb::StatsAll],
+            providers: Some(vec!["openai".into()]),
+            models: Some(vec![
+                Pattern::Exactly("openai/gpt-4o".into()),
+                Pattern::Beginning("openai/o".into()),
+                Pattern::Beginning("openai/".into()),
+            ]),
+            limits: Limits {
+                count_max: Some(4),
+                sessions_max: Some(10),
+                keys_per_minute: Some(600),
+                tokens_per_minute: Some(1_000_000),
+            },
+        };
+        assert_eq!(rules[0], expected);
+        assert!(rules[1].who.is_everyone());
+        assert_eq!(rules[1].verbs, Verb::OF_APPLICATIONS);
+        assert_eq!((&rules[1].providers, &rules[1].models), (&None, &None));
+    }
+
+    #[test]
+    fn every_problem_is_named_with_its_line() {
+        let text = "\
+rul = 1
+[[rule]]
+name = \"\"
+usr = \"billing\"
+user = \"biling\"
+verbs = [\"selekt\"]
+[[rule]]
+uid = -1
+executable = \"gateway\"
+models = [\"gpt-4o\", \"openai/*o\"]
+count_max = 0
+[[rule]]
+name = \"a\"
+verbs = [\"select\"]
+[[rule]]
+name = \"b\"
+everyone = true
+uid = 1
+providers = [\"anthropic\"]
+models = [\"openai/gpt-4o\"]
+";
+        let problems = read(text).unwrap_err();
+        let expected = [
+            "line 1: \"rul\" is not known here; did you mean rule?; write [[rule]]",
+            "line 3: name must be a text",
+            "line 4: a rule has no \"usr\"; did you mean user?",
+            "line 5: user \"biling\": there is none of this name",
+            "line 6: there is no verb \"selekt\"; did you mean select?",
+            "line 7: it has no name",
+            "line 8: uid must be a number",
+            "line 9: executable \"gateway\" must be a whole path",
+            "line 10: \"gpt-4o\" is no model",
+            "line 10: \"openai/*o\" is no model",
+            "line 11: count_max must be a whole number from 1 on",
+            "line 12: it says for nobody",
+            "line 12: it allows select and names neither providers nor models",
+            "line 17: everyone = true fits everybody",
+            "line 20: openai/gpt-4o can never fit",
+        ];
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for (problem, expected) in problems.iter().zip(expected) {
+            assert!(problem.starts_with(expected), "{problem} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn rules_that_no_caller_comes_to_and_names_that_are_taken_are_problems() {
+        let text = "\
+[[rule]]
+name = \"a\"
+everyone = true
+providers = \"*\"
+[[rule]]
+name = \"a\"
+uid = 1
+providers = \"*\"
+";
+        let problems = read(text).unwrap_err();
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].contains("line 5: the name \"a\" is taken by the rule of line 1"));
+        assert!(problems[1].contains("line 5: no caller ever comes to it"));
+    }
+
+    #[test]
+    fn what_is_no_toml_is_refused_with_its_line() {
+        let problems = read("[[rule]]\nname = \n").unwrap_err();
+        assert!(problems[0].starts_with("line 2: "), "{problems:?}");
+        assert!(read("rule = 3\n").unwrap_err()[0].contains("[[rule]]"));
+        assert_eq!(read("").unwrap(), [], "an empty file denies");
+    }
+}

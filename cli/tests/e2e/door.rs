@@ -11,12 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use key_server_testkit::client::{connect, connect_as};
+use key_server_testkit::client::{as_user, connect, connect_as};
 use key_server_testkit::process::{Home, ServerProcess};
 use key_server_testkit::raw::{self, Frame, Raw};
-use rustix::fs::{Gid, Uid};
 use rustix::process::{Signal, geteuid};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::support::{
     CSV, OPENAI, health, home, is_root, records, run, select, selected, skip, until, within,
@@ -30,14 +28,6 @@ fn open_home() -> Home {
     let home = home(CSV);
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
     home
-}
-
-/// Becomes somebody else in this thread alone.
-fn become_nobody() {
-    set_thread_groups(&[]).expect("root may");
-    let (gid, uid) = (Gid::from_raw(NOBODY), Uid::from_raw(NOBODY));
-    set_thread_res_gid(gid, gid, gid).expect("root may");
-    set_thread_res_uid(uid, uid, uid).expect("root may");
 }
 
 /// Whether the server hung up, once it has.
@@ -96,11 +86,8 @@ async fn one_user_has_his_places_and_others_have_theirs() {
         .with("KEY_SERVER_CONNECTIONS_PER_UID", 5);
     let (_server, mut client) = home.start().await.unwrap();
     let path = home.socket();
-    let connecting = std::thread::spawn(move || {
-        become_nobody();
-        (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect::<Vec<_>>()
-    });
-    let mut peers = connecting.join().unwrap();
+    let twenty = move || (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let mut peers: Vec<UnixStream> = as_user(NOBODY, twenty);
     let closed = async || {
         let closed = peers.iter_mut().filter_map(is_closed).count();
         (closed >= 15).then_some(closed)
@@ -114,11 +101,7 @@ async fn one_user_has_his_places_and_others_have_theirs() {
     // His places are free again once the server has noticed.
     until("he may come again", async || {
         let (path, mut is_open) = (home.socket(), false);
-        let connecting = std::thread::spawn(move || {
-            become_nobody();
-            UnixStream::connect(path).unwrap()
-        });
-        let mut peer = connecting.join().unwrap();
+        let mut peer = as_user(NOBODY, move || UnixStream::connect(path).unwrap());
         for _ in 0..5 {
             is_open = is_closed(&mut peer).is_none();
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -303,8 +286,7 @@ impl Probe {
     fn start(path: PathBuf) -> Self {
         let (stop, connected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stops, connects) = (Arc::clone(&stop), Arc::clone(&connected));
-        let seen = std::thread::spawn(move || {
-            become_nobody();
+        let look = move || {
             let mut seen = Vec::new();
             while !stops.load(Ordering::Relaxed) {
                 if UnixStream::connect(&path).is_ok() {
@@ -318,7 +300,8 @@ impl Probe {
                 }
             }
             seen
-        });
+        };
+        let seen = std::thread::spawn(move || as_user(NOBODY, look));
         Self { stop, connected, seen }
     }
 

@@ -52,7 +52,7 @@ fn write(dir: &Path, durability: Durability, lines: u64) {
     let options = Options { durability, ..Options::default() };
     let (ledger, _) = Ledger::open(dir, "n_measure", &options, None, |_, _| {}).expect("it opens");
     let exe = Some("/usr/bin/python3.12".into());
-    let caller = Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 4_242, exe });
+    let caller = Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 4_242, started_ms: None, exe });
     let start = Instant::now();
     for number in 0..lines {
         loop {
@@ -80,7 +80,8 @@ fn one_at_a_time(dir: &Path, durability: Durability) {
     let options = Options { durability, ..Options::default() };
     let (ledger, opened) =
         Ledger::open(dir, "n_measure", &options, None, |_, _| {}).expect("it opens");
-    let caller = Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 4_242, started_ms: None, exe: None });
+    let caller =
+        Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 4_242, started_ms: None, exe: None });
     let start = Instant::now();
     for number in 0..2_000 {
         ledger.append(opened.last_at, vec![entry(number, &caller)]).wait().expect("it is durable");

@@ -46,7 +46,8 @@ impl Room {
         }
         let current = Some(limit.maximum.map_or(needed, |hard| hard.min(needed)));
         let raised = Rlimit { current, maximum: limit.maximum };
-        let files = if setrlimit(Resource::Nofile, raised).is_ok() { current } else { limit.current };
+        let files =
+            if setrlimit(Resource::Nofile, raised).is_ok() { current } else { limit.current };
         match files {
             Some(files) if files < needed => {
                 let room = wanted.within(files);

@@ -27,20 +27,20 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::accept::{Room, accept};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
+use crate::connection::Conversation;
 use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
 use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
-use crate::connection::Conversation;
 use crate::guard::{Guard, Peer};
 use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
+use crate::recovery;
 use crate::service::{Node, Service};
 use crate::socket::{self, Access, Socket, SocketError};
 use crate::state_dir::StateDir;
-use crate::accept::{Room, accept};
-use crate::recovery;
 
 /// How often sessions are looked at that are overdue.
 const TICK_EVERY: Duration = Duration::from_secs(1);

@@ -195,8 +195,7 @@ for _ in range(rounds):
             let pid: u32 = line.next().unwrap().parse().unwrap();
             let kind = line.next().unwrap();
             let was_there = looked.is_some();
-            let caller =
-                looked.unwrap_or_else(|| identify(&stream, &stream.peer_cred().unwrap()));
+            let caller = looked.unwrap_or_else(|| identify(&stream, &stream.peer_cred().unwrap()));
             assert_eq!(caller.pid, pid, "round {round}");
             let exe = caller.exe.as_deref();
             let may_be: &[&str] = match kind {
@@ -214,10 +213,8 @@ for _ in range(rounds):
         assert!(races.wait().unwrap().success());
         assert!(named > 0, "some are there to be named");
         // Root can arrange it, unless it is in a container that may not.
-        let can_be_arranged = std::fs::OpenOptions::new()
-            .write(true)
-            .open("/proc/sys/kernel/ns_last_pid")
-            .is_ok();
+        let can_be_arranged =
+            std::fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok();
         assert!(impostors > 0 || !can_be_arranged, "another process had the same pid");
     }
 

@@ -76,7 +76,9 @@ pub enum SocketError {
         what: &'static str,
     },
     /// A user or group that does not exist here.
-    #[error("{setting} is {name:?}, which {file} does not have: write a name from there, or a number")]
+    #[error(
+        "{setting} is {name:?}, which {file} does not have: write a name from there, or a number"
+    )]
     UnknownName {
         /// The setting.
         setting: &'static str,
@@ -86,7 +88,9 @@ pub enum SocketError {
         file: &'static str,
     },
     /// What was inherited is not a socket that applications can connect to.
-    #[error("the descriptor that systemd passed is not a listening Unix stream socket: use ListenStream= with one path")]
+    #[error(
+        "the descriptor that systemd passed is not a listening Unix stream socket: use ListenStream= with one path"
+    )]
     NotListening,
     /// The system said no.
     #[error("cannot {doing} {}: {source}", path.display())]
@@ -126,11 +130,7 @@ impl Access {
 
 /// The number of a user or group: as written, or the third field of the line
 /// that begins with the name.
-fn id(
-    setting: &'static str,
-    name: &str,
-    file: &'static str,
-) -> Result<Option<u32>, SocketError> {
+fn id(setting: &'static str, name: &str, file: &'static str) -> Result<Option<u32>, SocketError> {
     if name.is_empty() {
         return Ok(None);
     }

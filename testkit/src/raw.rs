@@ -132,7 +132,7 @@ impl Raw {
         self.until(|frame| frame.kind == PING && frame.flags == 1).map(drop)
     }
 
-    /// The frames up to one that is wanted.
+    /// The frames up to one that is wanted; pings are answered.
     ///
     /// # Errors
     /// When the connection ends before, or nothing comes for long.
@@ -171,6 +171,10 @@ impl Raw {
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload)?;
+        if kind == PING && flags == 0 {
+            // It may be the last thing that the server wants to know.
+            let _ = self.send(PING, 1, 0, &payload);
+        }
         Ok(Frame { kind, flags, stream: u32::from_be_bytes(stream) & 0x7fff_ffff, payload })
     }
 }

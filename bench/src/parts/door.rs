@@ -281,8 +281,10 @@ async fn stop(place: &Place) -> anyhow::Result<Vec<Row>> {
     let begin = now();
     let finish = tokio::task::spawn_blocking(move || {
         std::thread::sleep(Duration::from_secs(1));
+        let mut calls = calls;
+        let sent = calls.iter_mut().map(|raw| raw.end_call(1, b"").is_ok()).filter(|sent| *sent);
+        output::progress(&format!("  {} of {CALLS} could send the rest", sent.count()));
         let finished = calls.into_iter().filter_map(|mut raw| {
-            raw.end_call(1, b"").ok()?;
             let frames = raw.rest().ok()?;
             frames.iter().any(|frame| frame.stream == 1 && frame.kind == raw::DATA).then_some(())
         });

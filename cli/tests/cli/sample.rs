@@ -106,7 +106,8 @@ fn caller(fact: &Fact) -> Option<Arc<Caller>> {
         Fact::Domain(_) => true,
         _ => false,
     };
-    of_application.then(|| Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 31_337, started_ms: None, exe }))
+    of_application
+        .then(|| Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 31_337, started_ms: None, exe }))
 }
 
 /// Writes the history to the ledger of `state_dir`, in segments of a few lines.

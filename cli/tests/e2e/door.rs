@@ -164,8 +164,10 @@ async fn a_stop_lets_50_calls_finish_and_does_not_wait_for_100_silent_peers() {
     server.signal(Signal::TERM).unwrap();
     until("nobody can come any more", async || (!home.socket().exists()).then_some(())).await;
     assert!(server.ended().unwrap().is_none());
-    for mut raw in calls {
+    for raw in &mut calls {
         raw.end_call(1, b"").unwrap();
+    }
+    for mut raw in calls {
         let frames = tokio::task::spawn_blocking(move || raw.rest()).await.unwrap().unwrap();
         let is_answer = |frame: &Frame| frame.stream == 1 && frame.kind == raw::DATA;
         assert!(frames.iter().any(is_answer), "{frames:?}");
@@ -228,7 +230,8 @@ async fn a_socket_that_systemd_opened_is_served_and_left() {
     command.stdin(OwnedFd::from(listener.try_clone().unwrap())).stderr(log);
     let server = ServerProcess::of(command.spawn().unwrap());
     let mut client = connect(&home.socket()).await.unwrap();
-    assert_eq!(within("an answer", health(&mut client)).await.pid, server.pid());
+    let told = within("an answer", health(&mut client)).await.pid;
+    assert_eq!(told, i64::from(server.pid()));
     assert!(!home.path().join("s.sock.lock").exists());
     assert!(server.terminate().unwrap().success());
     assert_eq!(home.socket().metadata().unwrap().ino(), made);
@@ -391,9 +394,8 @@ fn a_directory_that_everybody_can_write_to_stops_a_start() {
 async fn of_many_servers_that_want_one_dead_socket_one_gets_it() {
     let first = home(CSV);
     drop(UnixListener::bind(first.socket()).unwrap());
-    let others: Vec<_> = (0..6)
-        .map(|_| home(CSV).with("KEY_SERVER_SOCKET", first.socket().display()))
-        .collect();
+    let others: Vec<_> =
+        (0..6).map(|_| home(CSV).with("KEY_SERVER_SOCKET", first.socket().display())).collect();
     let mut servers: Vec<_> = others.iter().map(|home| home.spawn().unwrap()).collect();
     let count = servers.len();
     until("all but one gave up", async || {
@@ -405,7 +407,7 @@ async fn of_many_servers_that_want_one_dead_socket_one_gets_it() {
     let pid = health(&mut client).await.pid;
     let alive = servers.iter_mut().find_map(|server| {
         let is_alive = server.ended().unwrap().is_none();
-        is_alive.then(|| server.pid())
+        is_alive.then(|| i64::from(server.pid()))
     });
     assert_eq!(alive, Some(pid));
 }

@@ -13,7 +13,13 @@ pub const NODE: &str = "n_test";
 
 /// Keys given to the session called `session`.
 pub fn selected(session: &str) -> Entry {
-    let caller = Caller { uid: 7, gid: 8, pid: 9, started_ms: Some(10), exe: Some("/usr/bin/caller".into()) };
+    let caller = Caller {
+        uid: 7,
+        gid: 8,
+        pid: 9,
+        started_ms: Some(10),
+        exe: Some("/usr/bin/caller".into()),
+    };
     let pick = Pick {
         model: "openai/gpt-4o".parse().expect("the model is valid"),
         key: KeyId::from_digest(&[3; 32]),

@@ -200,7 +200,7 @@ fn not_permitted(failure: Failure, socket: &Path) -> Failure {
             "the socket belongs to uid {uid}, gid {gid} (mode {mode:04o}); you are uid {us}"
         ))
         .hint(format!(
-            "run this as uid {uid}, or let the server open its socket wider (socket_mode)"
+            "run this as uid {uid}, or join the group that the server opens its socket to (socket_group)"
         ))
 }
 

@@ -14,7 +14,8 @@ use crate::place::{self, Environment};
 const SOCKET: &str = "socket";
 const SOCKET_VARIABLE: &str = "KEY_SERVER_SOCKET";
 /// Variables of this program that are not settings.
-const OTHER_VARIABLES: [&str; 2] = ["KEY_SERVER_CONFIG", "KEY_SERVER_BIN"];
+const OTHER_VARIABLES: [&str; 3] =
+    ["KEY_SERVER_CONFIG", "KEY_SERVER_BIN", "KEY_SERVER_TRUSTED_USERS"];
 
 /// Settings on the command line.
 #[derive(Clone, Debug, Default, Args)]

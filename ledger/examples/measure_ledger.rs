@@ -52,7 +52,7 @@ fn write(dir: &Path, durability: Durability, lines: u64) {
     let options = Options { durability, ..Options::default() };
     let (ledger, _) = Ledger::open(dir, "n_measure", &options, None, |_, _| {}).expect("it opens");
     let exe = Some("/usr/bin/python3.12".into());
-    let caller = Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 4_242, exe });
+    let caller = Arc::new(Caller { uid: 1_000, gid: 1_000, pid: 4_242, started_ms: None, exe });
     let start = Instant::now();
     for number in 0..lines {
         loop {

@@ -115,6 +115,109 @@ mod tests {
         assert_eq!(again.started_ms, caller.started_ms);
     }
 
+    /// Makes 1,000 connections, each from a process of its own that ends at once
+    /// (and whose pid the next process gets, where that can be arranged), or
+    /// executes another program, or hands the connection to a child and ends.
+    /// Says which process it was, and waits for a line after each.
+    const RACES: &str = r#"
+import os, random, socket, sys
+path, rounds = sys.argv[1], int(sys.argv[2])
+random.seed(7)
+def connect():
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return connection
+def impostor(pid):
+    """Begins a process of another program that has this pid, if it can."""
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+            last.write(str(pid - 1))
+    except OSError:
+        return None
+    child = os.fork()
+    if child == 0:
+        os.execv("/bin/sleep", ["sleep", "60"])
+    return child
+print(os.readlink("/proc/self/exe"), flush=True)
+for _ in range(rounds):
+    kind = random.choice(["ends", "execs", "hands over"])
+    child = os.fork()
+    if child == 0:
+        connection = connect()
+        if kind == "execs":
+            os.execv("/bin/sleep", ["sleep", random.choice(["0", "0.01"])])
+        if kind == "hands over" and os.fork() == 0:
+            sys.stdin.close()
+            connection.recv(1)
+        os._exit(0)
+    other = None
+    if kind == "ends":
+        os.waitpid(child, 0)
+        other = impostor(child)
+    print(kind, child, int(other == child), flush=True)
+    sys.stdin.readline()
+    if other is not None:
+        os.kill(other, 9)
+        os.waitpid(other, 0)
+    if kind != "ends":
+        os.waitpid(child, 0)
+"#;
+
+    #[tokio::test]
+    async fn in_1000_races_no_record_names_another_process() {
+        use std::io::{BufRead, BufReader, Write};
+        use std::process::{Command, Stdio};
+        const ROUNDS: usize = 1_000;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let mut races = Command::new("python3");
+        races.args(["-c", RACES]).arg(&path).arg(ROUNDS.to_string());
+        let races = races.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let Ok(mut races) = races else {
+            // Past the capture of the test's output.
+            let line = b"skipped: in_1000_races_no_record_names_another_process: no python3\n";
+            return std::io::stderr().write_all(line).unwrap();
+        };
+        let mut words = BufReader::new(races.stdout.take().unwrap()).lines();
+        let mut go_on = races.stdin.take().unwrap();
+        let python = words.next().unwrap().unwrap();
+        let sleep = std::fs::canonicalize("/bin/sleep").unwrap().display().to_string();
+        let (mut named, mut impostors) = (0, 0);
+        for round in 0..ROUNDS {
+            let (stream, _) = listener.accept().await.unwrap();
+            // Half of them are looked at while they are still at it.
+            let early = round % 2 == 0;
+            let looked = early.then(|| identify(&stream, &stream.peer_cred().unwrap()));
+            let line = words.next().unwrap().unwrap();
+            let mut line = line.rsplitn(3, ' ');
+            let is_impostor = line.next() == Some("1");
+            let pid: u32 = line.next().unwrap().parse().unwrap();
+            let kind = line.next().unwrap();
+            let was_there = looked.is_some();
+            let caller = looked.unwrap_or_else(|| identify(&stream, &stream.peer_cred().unwrap()));
+            assert_eq!(caller.pid, pid, "round {round}");
+            let exe = caller.exe.as_deref();
+            let may_be: &[&str] = match kind {
+                "execs" => &[&python, &sleep],
+                "ends" if !was_there => &[],
+                _ => &[&python],
+            };
+            assert!(exe.is_none_or(|exe| may_be.contains(&exe)), "round {round}, {kind}: {exe:?}");
+            assert!(exe.is_none() || caller.started_ms.is_some());
+            named += usize::from(exe.is_some());
+            impostors += usize::from(is_impostor && !was_there);
+            writeln!(go_on).unwrap();
+        }
+        drop(go_on);
+        assert!(races.wait().unwrap().success());
+        assert!(named > 0, "some are there to be named");
+        // Root can arrange it, unless it is in a container that may not.
+        let can_be_arranged =
+            std::fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok();
+        assert!(impostors > 0 || !can_be_arranged, "another process had the same pid");
+    }
+
     #[test]
     fn the_name_of_a_process_does_not_move_its_start() {
         let fields = "S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12300 99 99";

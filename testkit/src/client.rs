@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use hyper_util::rt::TokioIo;
 use key_server_proto::v1::key_server_client::KeyServerClient;
 use rustix::fs::{Gid, Uid};
-use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Error};
 
@@ -36,6 +36,24 @@ pub async fn channel(path: &Path) -> Result<Channel, Error> {
     endpoint.connect_with_connector(connector).await
 }
 
+/// Does something as `uid` and the group of that number, in a thread that has
+/// no other groups.
+///
+/// # Panics
+/// When that does not work; only root may be somebody else.
+pub fn as_user<T: Send + 'static>(uid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(move || {
+        let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
+        if rustix::process::geteuid().is_root() {
+            set_thread_groups(&[]).expect("root may");
+        }
+        set_thread_res_gid(gid, gid, gid).expect("root may");
+        set_thread_res_uid(uid, uid, uid).expect("root may");
+        work()
+    });
+    thread.join().expect("it was done")
+}
+
 /// A client that the kernel knows as `uid`: credentials belong to the thread
 /// that connects.
 ///
@@ -43,13 +61,7 @@ pub async fn channel(path: &Path) -> Result<Channel, Error> {
 /// When that does not work; only root may be somebody else.
 pub async fn connect_as(uid: u32, socket: &Path) -> Client {
     let path = socket.to_owned();
-    let connecting = std::thread::spawn(move || {
-        let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
-        set_thread_res_gid(gid, gid, gid).expect("root may");
-        set_thread_res_uid(uid, uid, uid).expect("root may");
-        StdStream::connect(path).expect("everybody may connect")
-    });
-    let stream = connecting.join().expect("it connects");
+    let stream = as_user(uid, move || StdStream::connect(path).expect("everybody may connect"));
     stream.set_nonblocking(true).expect("it is open");
     let stream = Mutex::new(Some(UnixStream::from_std(stream).expect("it is open")));
     let connector = tower::service_fn(move |_| {

@@ -10,6 +10,7 @@ pub mod process;
 pub mod projection;
 pub mod proxy;
 pub mod random;
+pub mod raw;
 pub mod redis;
 pub mod requests;
 pub mod secret_store;

@@ -4,6 +4,7 @@ mod balance;
 mod caps;
 mod core;
 mod delay;
+mod door;
 mod fleet;
 mod frozen;
 mod history;
@@ -35,6 +36,8 @@ pub(crate) enum Part {
     Start,
     /// Memory and processor time while nobody calls.
     Idle,
+    /// Silent peers, masses, few open files, a stop among them.
+    Door,
     /// Restart with 1,000,000 live sessions and 10,000,000 past events.
     Restart,
     /// A select with Redis against one without, and one with a reservation.
@@ -64,6 +67,7 @@ impl Part {
             Self::Core => core::measure(),
             Self::Start => start::measure(place).await,
             Self::Idle => idle::measure(place).await,
+            Self::Door => door::measure(place).await,
             Self::Restart => restart::measure(place).await,
             Self::Fleet => fleet::measure(place).await,
             Self::Balance => balance::measure(place).await,

@@ -6,6 +6,7 @@
 mod callers;
 mod canary;
 mod disk_full;
+mod door;
 mod kill;
 mod memory;
 mod snippets;

@@ -92,7 +92,7 @@ def test_a_regular_file_is_no_socket(make_client: MakeClient, folder: Path) -> N
 def test_a_forbidden_socket_names_the_uid(
     make_client: MakeClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_status, "connect_errno", lambda _: errno.EACCES)  # root may all
+    monkeypatch.setattr(_status, "connect", lambda *_: errno.EACCES)  # root may all
     with pytest.raises(Unavailable, match=f"uid {os.getuid()} may not use it") as caught:
         make_client(folder / "ks.sock").health_check()
     assert caught.value.errno_name == "EACCES"

@@ -51,6 +51,7 @@ from ._errors import (
     Unfit,
     Unidentified,
     UnknownModel,
+    UntrustedServer,
 )
 from ._key import Key, SelectedKeys
 from ._names import (
@@ -116,5 +117,6 @@ __all__ = [
     "Unfit",
     "Unidentified",
     "UnknownModel",
+    "UntrustedServer",
     "Usage",
 ]

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Optional, TypeVar, Union
 
-from . import _address, _calls
+from . import _address, _calls, _peer
 from ._answers import Health, Release, ReloadReport, Stats, TrackedUsage
 from ._attempts import TIMEOUT_SECONDS, Attempts, timeout_seconds
 from ._calls import Call, Seconds
@@ -28,16 +28,25 @@ class AsyncKeyServer:
     /tmp/keyserver.sock. `timeout` is the deadline of each call in seconds, its retries
     included; each method takes its own. Nothing is connected before the first call.
 
+    `trusted_users` are the users, by uid or name, who may run the server; absent,
+    KEY_SERVER_TRUSTED_USERS, else the own user and root. Nothing is sent to a server of
+    anybody else: calls raise `UntrustedServer`.
+
     It may be shared by tasks, event loops and threads, and used on both sides of a fork.
 
     Errors: every call raises a `KeyServerError`; its subclasses say what to do.
     """
 
     def __init__(
-        self, socket_path: Optional[_address.SocketPath] = None, *, timeout: float = TIMEOUT_SECONDS
+        self,
+        socket_path: Optional[_address.SocketPath] = None,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        trusted_users: Optional[Iterable[_peer.User]] = None,
     ) -> None:
         self._timeout = timeout_seconds(timeout)
-        self._transport = Transport(_address.socket_path(socket_path))
+        trusted_uids = _peer.trusted_uids(trusted_users)
+        self._transport = Transport(_address.socket_path(socket_path), trusted_uids)
 
     @property
     def socket_path(self) -> str:

@@ -86,6 +86,36 @@ class Unavailable(KeyServerError):
         return _errno.errorcode.get(self.errno, "") if self.errno is not None else ""
 
 
+class UntrustedServer(KeyServerError):
+    """Somebody listens on the socket who must not: nothing was sent. Tell the operator.
+
+    `path` is the socket's, `uid` the user who listens there or owns its file.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "UNAUTHENTICATED",
+        reason: str = "",
+        hint: str = "",
+        retry_after: Optional[float] = None,
+        metadata: Optional[Mapping[str, str]] = None,
+        path: str = "",
+        uid: Optional[int] = None,
+    ) -> None:
+        super().__init__(
+            message,
+            code=code,
+            reason=reason,
+            hint=hint,
+            retry_after=retry_after,
+            metadata=metadata,
+        )
+        self.path = path
+        self.uid = uid
+
+
 class TimedOut(KeyServerError):
     """No answer came within the deadline; whether the call was carried out is not known."""
 

@@ -151,6 +151,11 @@ def _unreachable(path: str, message: str) -> Unavailable:
             answered=False,
             sent=sent,
         )
+    return unconnected(path, number, sent=sent)
+
+
+def unconnected(path: str, number: int, *, sent: bool) -> Unavailable:
+    """Gives the exception for a socket that could not be connected to."""
     return Unavailable(
         f"cannot connect to {path}: {errno.errorcode.get(number, number)}, {os.strerror(number)}",
         hint=_hint(number, path),
@@ -164,8 +169,13 @@ def _unreachable(path: str, message: str) -> Unavailable:
 def connect_errno(path: str) -> Optional[int]:
     """Connects to the socket and leaves; None when somebody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(path) or None
+        return connect(probe, path)
+
+
+def connect(probe: socket.socket, path: str) -> Optional[int]:
+    """Connects without waiting; None when it is connected, else the error's number."""
+    probe.setblocking(False)
+    return probe.connect_ex(path) or None
 
 
 def _hint(number: int, path: str) -> str:

@@ -12,7 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Optional
 
-from . import _address, _fork, _status
+from . import _address, _fork, _peer, _status
 from ._requirements import load
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ _inherited: list[_Line] = []
 
 
 class _Line:
-    """One open channel with the threads that wait for it, and the process they are of."""
+    """One open channel with the threads that wait for it, the process they are of, and the
+    socket's file whose server was checked."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, file: _peer.SocketFile) -> None:
         grpc = _grpc()
         self.pid = os.getpid()
+        self.file = file
         self.channel = grpc.insecure_channel(_address.target(path), options=OPTIONS)
         self.threads = ThreadPoolExecutor(ASYNC_CALLS_MAX, "key_server")
         self._methods: dict[str, Any] = {}
@@ -68,8 +70,9 @@ class _Line:
 class Transport:
     """Sends calls over one socket, from any thread, event loop and forked process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, trusted_uids: frozenset[int]) -> None:
         self.path = path
+        self.trusted_uids = trusted_uids
         self._line: Optional[_Line] = None
 
     def send(self, call: Call[Any], attempts: Attempts) -> Any:
@@ -107,9 +110,13 @@ class Transport:
             _fork.refuse_without_support(self.path)
             _inherited.append(line)
             line = None
-        if line is None:
+        # gRPC connects again by itself, when it likes: so the path must lead to the file
+        # that was checked at every call, not only at the first.
+        if line is None or line.file != _peer.file_at(self.path):
+            file = _peer.verify(self.path, self.trusted_uids)
+            # A line to another file is dropped, not closed: calls may be under way there.
             # Two threads may both come here: one of the channels is then dropped unused.
-            line = self._line = _Line(self.path)
+            line = self._line = _Line(self.path, file)
         return line
 
 

@@ -1,0 +1,413 @@
+//! Who may come in, how long he may say nothing, and how he is told to go.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use key_server_testkit::client::{as_user, connect, connect_as};
+use key_server_testkit::process::{Home, ServerProcess};
+use key_server_testkit::raw::{self, Frame, Raw};
+use rustix::process::{Signal, geteuid};
+
+use crate::support::{
+    CSV, OPENAI, health, home, is_root, records, run, select, selected, skip, until, within,
+};
+
+const NOBODY: u32 = 65_534;
+const GROUP: u32 = 65_533;
+
+/// A home whose directory others may enter.
+fn open_home() -> Home {
+    let home = home(CSV);
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    home
+}
+
+/// Whether the server hung up, once it has.
+fn is_closed(stream: &mut UnixStream) -> Option<()> {
+    stream.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 1_024];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return Some(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            Err(_) => return Some(()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_speak_http2_in_time_is_closed_and_who_only_waits_is_not() {
+    let home = home(CSV).with("KEY_SERVER_FIRST_BYTE_TIMEOUT", "200ms");
+    let (_server, _client) = home.start().await.unwrap();
+    let mut waiting = connect_as(geteuid().as_raw(), &home.socket()).await;
+    let beginnings: [&[u8]; 4] =
+        [b"", &raw::PREFACE[..10], raw::PREFACE, &[raw::PREFACE, &raw::SETTINGS].concat()];
+    let mut peers = Vec::new();
+    for beginning in beginnings.iter().cycle().take(40) {
+        let mut peer = UnixStream::connect(home.socket()).unwrap();
+        peer.write_all(beginning).unwrap();
+        peers.push(peer);
+    }
+    for (number, peer) in peers.iter_mut().enumerate() {
+        until(&format!("peer {number} is closed"), async || is_closed(peer)).await;
+    }
+    // It was connected before them, has called nothing, and is still there:
+    // its channel could not connect again.
+    health(&mut waiting).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_protocol_is_closed_at_once() {
+    let home = home(CSV).with("KEY_SERVER_FIRST_BYTE_TIMEOUT", "7d");
+    let (_server, _client) = home.start().await.unwrap();
+    let mut peer = UnixStream::connect(home.socket()).unwrap();
+    peer.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    until("it is closed", async || is_closed(&mut peer)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_has_his_places_and_others_have_theirs() {
+    let name = "one_user_has_his_places_and_others_have_theirs";
+    if !is_root() {
+        return skip(name, "only root can call as somebody else");
+    }
+    let home = open_home()
+        .with("KEY_SERVER_SOCKET_MODE", "0666")
+        .with("KEY_SERVER_FIRST_BYTE_TIMEOUT", "7d")
+        .with("KEY_SERVER_CONNECTIONS_PER_UID", 5);
+    let (_server, mut client) = home.start().await.unwrap();
+    let path = home.socket();
+    let twenty = move || (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let mut peers: Vec<UnixStream> = as_user(NOBODY, twenty);
+    let closed = async || {
+        let closed = peers.iter_mut().filter_map(is_closed).count();
+        (closed >= 15).then_some(closed)
+    };
+    assert_eq!(until("15 are closed", closed).await, 15);
+    let again = connect(&home.socket()).await.unwrap();
+    health(&mut again.clone()).await;
+    health(&mut client).await;
+    assert!(home.words().contains("uid 65534 has 5 connections"), "{}", home.words());
+    drop(peers);
+    // His places are free again once the server has noticed.
+    until("he may come again", async || {
+        let (path, mut is_open) = (home.socket(), false);
+        let mut peer = as_user(NOBODY, move || UnixStream::connect(path).unwrap());
+        for _ in 0..5 {
+            is_open = is_closed(&mut peer).is_none();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        is_open.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_and_old_connections_are_told_to_go_and_not_cut() {
+    for (setting, other) in [
+        ("KEY_SERVER_CONNECTION_IDLE", "KEY_SERVER_CONNECTION_AGE"),
+        ("KEY_SERVER_CONNECTION_AGE", "KEY_SERVER_CONNECTION_IDLE"),
+    ] {
+        let home = home(CSV).with(setting, "1s").with(other, "7d");
+        let (_server, mut client) = home.start().await.unwrap();
+        let mut raw = Raw::connect(&home.socket()).unwrap();
+        let frames = tokio::task::spawn_blocking(move || raw.rest()).await.unwrap().unwrap();
+        assert!(frames.iter().any(|frame| frame.kind == raw::GOAWAY), "{setting}: {frames:?}");
+        // Clients connect again by themselves.
+        health(&mut client).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_never_finished_is_ended_and_the_connection_goes_on() {
+    let home = home(CSV).with("KEY_SERVER_REQUEST_TIMEOUT", "200ms");
+    let (_server, _client) = home.start().await.unwrap();
+    let mut raw = Raw::connect(&home.socket()).unwrap();
+    let answers = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+        raw.begin_call(1, HEALTH)?;
+        let refused = raw.until(|frame| frame.stream == 1 && frame.ends_stream())?;
+        raw.begin_call(3, HEALTH)?;
+        raw.end_call(3, b"")?;
+        Ok((refused, raw.until(|frame| frame.stream == 3 && frame.ends_stream())?))
+    });
+    let (refused, answered) = answers.await.unwrap().unwrap();
+    assert!(refused.iter().all(|frame| frame.kind != raw::DATA), "{refused:?}");
+    assert!(answered.iter().any(|frame| frame.kind == raw::DATA), "{answered:?}");
+}
+
+const HEALTH: &str = "/keyserver.v1.KeyServer/Health";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_50_calls_finish_and_does_not_wait_for_100_silent_peers() {
+    let home = home(CSV).with("KEY_SERVER_SHUTDOWN_GRACE", "7d");
+    let home = home.with("KEY_SERVER_REQUEST_TIMEOUT", "7d");
+    let home = home.with("KEY_SERVER_FIRST_BYTE_TIMEOUT", "7d");
+    let (mut server, _client) = home.start().await.unwrap();
+    let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    let mut calls = Vec::new();
+    for _ in 0..50 {
+        let mut raw = Raw::connect(&home.socket()).unwrap();
+        raw.begin_call(1, HEALTH).unwrap();
+        // The server has read that far: it answers a ping in order.
+        raw.ping().unwrap();
+        calls.push(raw);
+    }
+    server.signal(Signal::TERM).unwrap();
+    until("nobody can come any more", async || (!home.socket().exists()).then_some(())).await;
+    assert!(server.ended().unwrap().is_none());
+    for raw in &mut calls {
+        raw.end_call(1, b"").unwrap();
+    }
+    for mut raw in calls {
+        let frames = tokio::task::spawn_blocking(move || raw.rest()).await.unwrap().unwrap();
+        let is_answer = |frame: &Frame| frame.stream == 1 && frame.kind == raw::DATA;
+        assert!(frames.iter().any(is_answer), "{frames:?}");
+    }
+    assert_eq!(exit_code(server).await, Some(0));
+    drop(silent);
+}
+
+async fn exit_code(mut server: ServerProcess) -> Option<i32> {
+    let ended = async || server.ended().expect("it is our child");
+    until("the daemon ends", ended).await.code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_open_files_it_takes_what_fits_and_recovers() {
+    let home = home(CSV).with("KEY_SERVER_FIRST_BYTE_TIMEOUT", "1s");
+    let log = fs::File::create(home.path().join("server.stderr")).unwrap();
+    let serve = home.command(&["serve"]);
+    let mut command = within_shell("ulimit -n 256", &serve);
+    let server = ServerProcess::of(command.stderr(log).spawn().unwrap());
+    let connected = async || connect(&home.socket()).await.ok();
+    let mut client = until("it answers", connected).await;
+    health(&mut client).await;
+    assert!(home.words().contains("may open 256 files"), "{}", home.words());
+    let path = home.socket();
+    let flood = move || (0..1_000).filter_map(|_| UnixStream::connect(&path).ok()).collect();
+    let peers: Vec<UnixStream> = tokio::task::spawn_blocking(flood).await.unwrap();
+    assert_eq!(peers.len(), 1_000);
+    health(&mut client).await;
+    drop(peers);
+    let mut late = until("a new one gets in", connected).await;
+    within("a new one is served", health(&mut late)).await;
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    assert!(server.terminate().unwrap().success());
+}
+
+/// The same command after something that only a shell does, in the same
+/// process.
+fn within_shell(first: &str, command: &Command) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args()).env_clear();
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(dir) = command.get_current_dir() {
+        shell.current_dir(dir);
+    }
+    shell
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_systemd_opened_is_served_and_left() {
+    let home = home(CSV);
+    let listener = UnixListener::bind(home.socket()).unwrap();
+    let made = home.socket().metadata().unwrap().ino();
+    // As sd_listen_fds(3) has it; the socket comes as standard input here,
+    // because that is what can be given to a child.
+    let first = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$";
+    let mut command = within_shell(first, &home.command(&["serve"]));
+    let log = fs::File::create(home.path().join("server.stderr")).unwrap();
+    command.stdin(OwnedFd::from(listener.try_clone().unwrap())).stderr(log);
+    let server = ServerProcess::of(command.spawn().unwrap());
+    let mut client = connect(&home.socket()).await.unwrap();
+    let told = within("an answer", health(&mut client)).await.pid;
+    assert_eq!(told, i64::from(server.pid()));
+    assert!(!home.path().join("s.sock.lock").exists());
+    assert!(server.terminate().unwrap().success());
+    assert_eq!(home.socket().metadata().unwrap().ino(), made);
+    // Meant for another process: the path is bound as ever, and is taken.
+    let mut command = home.command(&["serve"]);
+    command.env("LISTEN_FDS", "1").env("LISTEN_PID", "1");
+    let ended = run(command);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.error.contains("is listening on"), "{ended:?}");
+    drop(listener);
+}
+
+#[test]
+fn several_sockets_from_systemd_are_refused() {
+    let home = home(CSV);
+    let first = "export LISTEN_FDS=2 LISTEN_PID=$$";
+    let ended = run(within_shell(first, &home.command(&["serve"])));
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.error.contains("2 sockets were passed"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_names_the_process_with_its_start() {
+    let home = home(CSV);
+    let (_server, mut client) = home.start().await.unwrap();
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    let mut other = connect(&home.socket()).await.unwrap();
+    selected(&mut other, select("s2", &[OPENAI], 1)).await;
+    let callers: Vec<_> = records(&home)
+        .into_iter()
+        .filter(|record| record["event"] == "keys.selected")
+        .map(|record| record["caller"].clone())
+        .collect();
+    assert_eq!(callers.len(), 2);
+    assert_eq!(callers[0], callers[1], "one process looks the same by every connection");
+    assert_eq!(callers[0]["pid"], std::process::id());
+    let exe = std::env::current_exe().unwrap();
+    assert_eq!(callers[0]["exe"].as_str(), exe.to_str());
+    let started = Duration::from_millis(callers[0]["started"].as_u64().unwrap());
+    let node_started = fs::metadata(home.state().join("node_id")).unwrap().mtime().unsigned_abs();
+    assert!(started.as_secs() <= node_started, "this process is older than its server");
+    assert!(started.as_secs() > node_started - 86_400);
+}
+
+/// What another user saw at the socket's path while servers came and went.
+struct Probe {
+    stop: Arc<AtomicBool>,
+    /// Connections that were made.
+    connected: Arc<AtomicUsize>,
+    seen: std::thread::JoinHandle<Vec<(u32, u32, u32)>>,
+}
+
+impl Probe {
+    /// Looks and connects as fast as it can, as nobody and without groups.
+    fn start(path: PathBuf) -> Self {
+        let (stop, connected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stops, connects) = (Arc::clone(&stop), Arc::clone(&connected));
+        let look = move || {
+            let mut seen = Vec::new();
+            while !stops.load(Ordering::Relaxed) {
+                if UnixStream::connect(&path).is_ok() {
+                    connects.fetch_add(1, Ordering::Relaxed);
+                }
+                if let Ok(metadata) = path.symlink_metadata() {
+                    let found = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
+                    if !seen.contains(&found) {
+                        seen.push(found);
+                    }
+                }
+            }
+            seen
+        };
+        let seen = std::thread::spawn(move || as_user(NOBODY, look));
+        Self { stop, connected, seen }
+    }
+
+    fn stop(self) -> (usize, Vec<(u32, u32, u32)>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.seen.join().unwrap();
+        (self.connected.load(Ordering::Relaxed), seen)
+    }
+}
+
+/// Starts and kills, each start finding the dead socket of the one before.
+async fn start_and_kill(home: &Home, count: usize) {
+    for _ in 0..count {
+        let (server, client) = home.start().await.unwrap();
+        drop(client);
+        server.kill().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_200_starts_nobody_gets_in_who_may_not() {
+    if !is_root() {
+        return skip("in_200_starts_nobody_gets_in_who_may_not", "only root can try as another");
+    }
+    let plain = open_home();
+    let probe = Probe::start(plain.socket());
+    start_and_kill(&plain, 100).await;
+    let (connected, seen) = probe.stop();
+    assert_eq!((connected, seen), (0, vec![(0o600, 0, 0)]));
+    let of_group = open_home().with("KEY_SERVER_SOCKET_GROUP", GROUP);
+    let probe = Probe::start(of_group.socket());
+    start_and_kill(&of_group, 100).await;
+    let (connected, seen) = probe.stop();
+    assert_eq!((connected, seen), (0, vec![(0o660, 0, GROUP)]));
+    no_hidden_directory_stays(of_group.path());
+    // The probe can connect where it may, so the zeros above mean something.
+    let everybody = open_home().with("KEY_SERVER_SOCKET_MODE", "0666");
+    let probe = Probe::start(everybody.socket());
+    start_and_kill(&everybody, 1).await;
+    assert!(probe.stop().0 > 0);
+}
+
+fn no_hidden_directory_stays(dir: &Path) {
+    let names = dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_the_group_and_the_owner_get_in() {
+    if !is_root() {
+        return skip("members_of_the_group_and_the_owner_get_in", "only root gives sockets away");
+    }
+    let home = open_home()
+        .with("KEY_SERVER_SOCKET_GROUP", GROUP)
+        .with("KEY_SERVER_SOCKET_OWNER", NOBODY)
+        .with("KEY_SERVER_SOCKET_MODE", "0660");
+    let (server, _client) = home.start().await.unwrap();
+    let metadata = home.socket().metadata().unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o660, NOBODY, GROUP));
+    // Of the group (its gid is its uid here), and the owner.
+    for uid in [GROUP, NOBODY] {
+        let mut client = connect_as(uid, &home.socket()).await;
+        selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    }
+    server.kill().unwrap();
+    // Its dead socket is known as ours although it belongs to another.
+    let (server, _client) = home.start().await.unwrap();
+    assert!(server.terminate().unwrap().success());
+    assert!(!home.socket().exists());
+}
+
+#[test]
+fn a_directory_that_everybody_can_write_to_stops_a_start() {
+    let home = home(CSV);
+    let dir = home.path().join("open");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let home = home.with("KEY_SERVER_SOCKET", dir.join("s.sock").display());
+    let ended = run(home.command(&["serve"]));
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.error.contains("without the sticky bit"), "{ended:?}");
+    assert_eq!(dir.read_dir().unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_servers_that_want_one_dead_socket_one_gets_it() {
+    let first = home(CSV);
+    drop(UnixListener::bind(first.socket()).unwrap());
+    let others: Vec<_> =
+        (0..6).map(|_| home(CSV).with("KEY_SERVER_SOCKET", first.socket().display())).collect();
+    let mut servers: Vec<_> = others.iter().map(|home| home.spawn().unwrap()).collect();
+    let count = servers.len();
+    until("all but one gave up", async || {
+        let ended = servers.iter_mut().filter_map(|server| server.ended().unwrap()).count();
+        (ended >= count - 1).then_some(())
+    })
+    .await;
+    let mut client = until("one answers", async || connect(&first.socket()).await.ok()).await;
+    let pid = health(&mut client).await.pid;
+    let alive = servers.iter_mut().find_map(|server| {
+        let is_alive = server.ended().unwrap().is_none();
+        is_alive.then(|| i64::from(server.pid()))
+    });
+    assert_eq!(alive, Some(pid));
+}

@@ -277,7 +277,9 @@ const LINE_BYTES_MAX: usize = 4_096;
 /// Checkpoints of a file, from the oldest on, each checked.
 pub struct Checkpoints {
     path: PathBuf,
-    lines: BufReader<File>,
+    /// Up to where the file went when reading began: a checkpoint that comes
+    /// later may stand for a line that comes later.
+    lines: BufReader<io::Take<File>>,
     key: PublicKey,
     line: u64,
     last_seq: u64,
@@ -290,7 +292,8 @@ impl Checkpoints {
     /// `Io`.
     pub fn open(path: &Path, key: PublicKey) -> Result<Self, CheckpointError> {
         let file = File::open(path).map_err(CheckpointError::io("open", path))?;
-        let lines = BufReader::new(file);
+        let length = file.metadata().map_err(CheckpointError::io("look at", path))?.len();
+        let lines = BufReader::new(file.take(length));
         Ok(Self { path: path.to_owned(), lines, key, line: 0, last_seq: 0 })
     }
 

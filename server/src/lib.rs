@@ -3,7 +3,8 @@
 //! A call comes in by [`socket`], `accept` and `connection`, is checked by [`guard`], runs
 //! its verb, which decides through the [`engine`], and leaves once its record
 //! is durable. [`projector`] carries what changed into the local database in
-//! the background; [`lifecycle`] starts and ends all of it.
+//! the background; [`lifecycle`] starts and ends all of it. `audit` records the
+//! calls that change nothing, `checkpoints` signs how far the ledger is.
 
 mod accept;
 pub mod access;

@@ -49,11 +49,16 @@ impl Line {
         value.is_object().then_some(Self(value))
     }
 
-    fn text(&self, name: &str) -> &str {
+    /// What stands under `name`; null when nothing does.
+    pub(super) fn field(&self, name: &str) -> &Value {
+        &self.0[name]
+    }
+
+    pub(super) fn text(&self, name: &str) -> &str {
         self.0[name].as_str().unwrap_or("")
     }
 
-    fn number(&self, name: &str) -> i128 {
+    pub(super) fn number(&self, name: &str) -> i128 {
         number(&self.0[name])
     }
 
@@ -88,6 +93,14 @@ impl Line {
                 "version {}, durability {}",
                 self.text("version"),
                 self.text("durability")
+            )),
+            "call.refused" | "call.answered" => self.call(),
+            "calls.refused" | "calls.answered" => self.calls(),
+            "segment.removed" => subject(format!(
+                "lines {} to {}, by {}",
+                thousands(self.number("first_seq")),
+                thousands(self.number("last_seq")),
+                self.text("why")
             )),
             "node.stopped" => subject("in good order".to_owned()),
             "ledger.resumed" => {
@@ -161,6 +174,26 @@ impl Line {
         let keys = list(&self.0["keys"]).iter();
         let keys = keys.map(|key| format!("{} {}", plain(&key["model"]), plain(&key["key"])));
         What { subject: self.session(), items: std::iter::once(node).chain(keys).collect() }
+    }
+
+    /// A call that changed nothing, and what it was about.
+    fn call(&self) -> What {
+        let session = (!self.0["session"].is_null()).then(|| self.session());
+        let named = ["model", "key"].map(|name| self.0[name].as_str().map(str::to_owned));
+        let items = session.into_iter().chain(named.into_iter().flatten());
+        What { subject: self.kind(), items: items.collect() }
+    }
+
+    fn calls(&self) -> What {
+        let more = counted(self.number("count"), "more call", "more calls");
+        let uid = self.0["uid"].as_u64().map(|uid| format!("of uid {uid}"));
+        let items = std::iter::once(more).chain(uid).collect();
+        What { subject: self.kind(), items }
+    }
+
+    /// The verb, and why it was refused.
+    fn kind(&self) -> String {
+        format!("{} {}", self.text("verb"), self.text("reason")).trim_end().to_owned()
     }
 
     fn key_facts(&self) -> What {

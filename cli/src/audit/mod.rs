@@ -1,6 +1,8 @@
 //! Reading and checking the ledger, beside a running server or without one.
 
+mod export;
 mod line;
+mod replay;
 mod segments;
 mod show;
 mod verify;
@@ -19,7 +21,13 @@ use crate::settings::{self, SettingsArgs, StateDirArg};
 pub(crate) enum AuditCommand {
     /// Check the hash chain over all segments
     #[command(after_help = verify::EXAMPLES)]
-    Verify(StateDirArg),
+    Verify(verify::VerifyArgs),
+    /// Decide past selections again, and say which did not follow the rules
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(StateDirArg),
+    /// Write records for other programs: JSON lines, CSV, syslog, journald
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::ExportArgs),
     /// Show the last records, and those that come
     #[command(after_help = show::TAIL_EXAMPLES)]
     Tail(show::TailArgs),
@@ -35,7 +43,15 @@ pub(crate) fn run(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     match command {
-        AuditCommand::Verify(state_dir) => verify::run(&ledger_dir(state_dir, global)?, output),
+        AuditCommand::Verify(args) => {
+            let dir = state_dir(args.state_dir.clone(), global)?;
+            verify::run(&args, &dir, output)
+        }
+        AuditCommand::Replay(state_dir) => replay::run(&ledger_dir(state_dir, global)?, output),
+        AuditCommand::Export(args) => {
+            let dir = ledger_dir(args.state_dir.clone(), global)?;
+            export::run(&args, &dir, output)
+        }
         AuditCommand::Tail(args) => {
             let dir = ledger_dir(args.state_dir.clone(), global)?;
             show::tail(&args, &dir, output)
@@ -47,8 +63,11 @@ pub(crate) fn run(
     }
 }
 
-fn ledger_dir(state_dir: StateDirArg, global: &GlobalArgs) -> Result<PathBuf, Failure> {
+fn ledger_dir(state_dir_arg: StateDirArg, global: &GlobalArgs) -> Result<PathBuf, Failure> {
+    Ok(place::ledger_dir(&state_dir(state_dir_arg, global)?))
+}
+
+fn state_dir(state_dir: StateDirArg, global: &GlobalArgs) -> Result<PathBuf, Failure> {
     let settings = SettingsArgs { state_dir, ..SettingsArgs::default() };
-    let state_dir = settings::resolve(global, &settings)?.state_dir()?;
-    Ok(place::ledger_dir(&state_dir))
+    settings::resolve(global, &settings)?.state_dir()
 }

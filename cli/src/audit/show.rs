@@ -33,7 +33,7 @@ Examples:
   key-server audit show --user 456 --event usage --json | jq .output_tokens";
 
 /// How often a followed ledger is looked at.
-const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+pub(super) const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// Before the second line of a record on a narrow terminal.
 const INDENT: usize = 9;
 
@@ -182,7 +182,7 @@ fn packed<'a>(items: impl Iterator<Item = &'a str>, columns: usize) -> Vec<Strin
 fn tone(line: &Line) -> Tone {
     match line.event() {
         "keys.selected" => Tone::Hint,
-        "key.retired" | "ledger.resumed" => Tone::Warn,
+        "key.retired" | "ledger.resumed" | "call.refused" | "calls.refused" => Tone::Warn,
         "node.started" | "node.stopped" => Tone::Good,
         _ => Tone::Plain,
     }

@@ -10,6 +10,7 @@ mod moment;
 mod processes;
 mod sample;
 mod scripted;
+mod trail;
 
 /// Ids as the server makes them.
 const KEYS: [&str; 5] = [

@@ -351,14 +351,14 @@ fn segment(home: &Home) -> PathBuf {
 async fn a_changed_line_of_the_ledger_stops_a_start_with_its_position() {
     let home = used_home().await;
     let text = ledger_text(&home);
-    let line = text.lines().nth(4).unwrap();
+    let line = text.lines().nth(5).unwrap();
     let offset = text.find(line).unwrap();
     let changed = text.replacen("\"event\":\"key.added\"", "\"event\":\"key.adder\"", 4);
     assert_ne!(changed, text);
     fs::write(segment(&home), changed.replacen("key.adder", "key.added", 3)).unwrap();
     // The whole of it is read when there is no database.
     remove_database(&home);
-    let place = format!("byte {offset}, sequence number 5");
+    let place = format!("byte {offset}, sequence number 6");
     let texts = [
         "ledger segment [HOME]/state/ledger/00000000000000000001.jsonl",
         &place,
@@ -368,7 +368,7 @@ async fn a_changed_line_of_the_ledger_stops_a_start_with_its_position() {
     assert_fails("changed line", &home, run(home.command(&["serve"])), &texts);
     let ended = run(home.command(&["audit", "verify"]));
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.error.contains("at sequence number 5"), "{ended:?}");
+    assert!(ended.error.contains("at sequence number 6"), "{ended:?}");
     fs::write(segment(&home), text).unwrap();
     let (server, _client) = home.start().await.unwrap();
     assert!(server.terminate().unwrap().success());

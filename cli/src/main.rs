@@ -19,6 +19,7 @@ mod pages;
 mod place;
 mod refusal;
 mod reload;
+mod sandbox;
 mod select;
 mod serve;
 mod sessions;

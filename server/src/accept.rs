@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::transport::server::Connected;
 
 use crate::guard::Peer;
+use crate::program;
 
 /// How long to wait when the system has no descriptors left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ fn identify(stream: UnixStream, permit: OwnedSemaphorePermit) -> Option<Connecti
         }
     };
     let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let exe = program::of(pid);
     let caller = Caller {
         uid: credentials.uid(),
         gid: credentials.gid(),

@@ -250,6 +250,8 @@ settings! {
     connections_max: usize = "1024", "KEY_SERVER_CONNECTIONS_MAX";
     /// Calls in progress at once on one connection.
     streams_max: u32 = "256", "KEY_SERVER_STREAMS_MAX";
+    /// Whether the server gives up what it does not need once it listens: writing outside of its directories, running programs, debugging, listening; Health says what is in force.
+    sandbox: bool = "true", "KEY_SERVER_SANDBOX";
     /// How long calls in progress may take to finish when the server stops.
     shutdown_grace: Duration = "10s", "KEY_SERVER_SHUTDOWN_GRACE";
 }

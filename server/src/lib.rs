@@ -18,6 +18,7 @@ pub mod guard;
 pub mod keys;
 pub mod lifecycle;
 pub mod panics;
+pub mod program;
 pub mod projector;
 mod recovery;
 mod resume;

@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use key_server_ledger::{
@@ -152,6 +152,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         caps_alone: settings.caps_alone,
         started: clock.now(),
         notes: parts.notes,
+        sandbox: OnceLock::new(),
         panics: Arc::default(),
     };
     let (guard, node) = (Arc::new(guard), Arc::new(node));
@@ -392,6 +393,12 @@ impl Running {
     pub async fn reload(&self) -> Result<Reloaded, ServiceError> {
         let reload = Reload { path: None, force: false, dry_run: false };
         self.service.keys.reload(None, &reload).await
+    }
+
+    /// Has Health tell what the process gave up, in words. The first time
+    /// counts.
+    pub fn is_confined(&self, in_words: String) {
+        let _ = self.service.node.sandbox.set(in_words);
     }
 
     /// What the server looks like from outside, in one line.

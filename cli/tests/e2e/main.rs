@@ -8,6 +8,8 @@ mod canary;
 mod disk_full;
 mod kill;
 mod memory;
+mod rotate;
+mod sandbox;
 mod snippets;
 mod starts;
 mod support;

@@ -293,7 +293,10 @@ impl Running {
         let follow: Background = Box::pin(async move { keys.follow().await });
         for work in background.into_iter().chain([follow]) {
             let stop = self.stop.clone();
+            let panics = Arc::clone(&self.service.node.panics);
             self.tasks.spawn(async move {
+                // It cannot be begun again; Health and the log tell of it.
+                let work = panics.caught("work in the background", work);
                 let _ = stop.run_until_cancelled(work).await;
             });
         }
@@ -311,7 +314,16 @@ impl Running {
         let (stop, service) = (self.stop.clone(), self.service.clone());
         self.tasks.spawn(async move {
             let _held = state_dir;
-            stop.run_until_cancelled(recovery::run(service, health)).await;
+            let panics = Arc::clone(&service.node.panics);
+            loop {
+                let repairs = recovery::run(service.clone(), health.clone());
+                let repairs = panics.caught("the repair of memory", repairs);
+                if stop.run_until_cancelled(repairs).await.is_none() {
+                    break;
+                }
+                // Whatever it had done so far, it is done once more.
+                service.engine.ask_for_rebuild();
+            }
             stop.cancelled().await;
         });
     }

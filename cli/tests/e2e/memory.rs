@@ -14,7 +14,9 @@ use key_server_testkit::memory::copies;
 use key_server_testkit::process::{Home, ServerProcess};
 use rustix::process::Signal;
 
-use crate::support::{CSV, OPENAI, home, is_root, release, report, select, selected, skip, until};
+use crate::support::{
+    CSV, OPENAI, figure, home, is_root, release, report, select, selected, skip, until,
+};
 
 /// What every key begins with; six digits follow.
 const MARK: &str = "sk-fake-mark-of-memory-";
@@ -111,7 +113,7 @@ async fn a_key_is_in_memory_twice_at_most_and_not_at_all_once_it_is_removed() {
     assert_eq!(after.len(), KEYS_COUNT / 2);
     assert!(most(&after) <= 2, "{after:?}");
     let all = |copies: &BTreeMap<String, usize>| copies.values().sum::<usize>();
-    eprintln!(
+    figure(&format!(
         "copies of {KEYS_COUNT} keys: {} after the start (at most {} of one), {} after use (at \
          most {}); of 500 removed keys: {at_once} at once, then 0; {} of the other 500",
         all(&started),
@@ -119,7 +121,7 @@ async fn a_key_is_in_memory_twice_at_most_and_not_at_all_once_it_is_removed() {
         all(&live),
         most(&live),
         all(&after),
-    );
+    ));
     drop(clients);
 }
 
@@ -248,7 +250,7 @@ async fn secrets_of_the_environment_are_wiped_and_the_identity_is_never_swapped(
     assert!(environ.contains("VAULT_TOKEN=") && environ.contains("KEY_SERVER_REDIS_URL="));
     assert!(!environ.contains(token) && !environ.contains(password), "{environ:?}");
     let found = copies(server.pid(), "token-of-memory-", DIGITS).unwrap();
-    eprintln!("copies of what the environment gave: {found:?}");
+    figure(&format!("copies of what the environment gave: {found:?}"));
     assert_eq!(found.get("000001"), Some(&1), "the settings have it, and nothing else");
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();

@@ -11,7 +11,7 @@ use key_server_proto::v1;
 use key_server_secrets::{AgeFileStore, IdentitySource, SecretStore, SecretStoreError};
 use key_server_testkit::client::{Client, connect};
 
-use crate::support::{OPENAI, home, release, run, select, spawn};
+use crate::support::{OPENAI, figure, home, release, run, select, spawn};
 
 const KEYS_COUNT: usize = 10_000;
 /// Of each client: together 500 a second.
@@ -100,7 +100,9 @@ async fn no_call_fails_while_identities_are_replaced_and_old_ones_open_nothing()
         failed += more_failed;
         made += more_made;
     }
-    eprintln!("{ROTATIONS} rotations of {KEYS_COUNT} keys: {failed} of {made} selects failed");
+    figure(&format!(
+        "{ROTATIONS} rotations of {KEYS_COUNT} keys: {failed} of {made} selects failed"
+    ));
     assert_eq!(failed, 0);
     assert!(made > 0);
     assert!(server.terminate().unwrap().success());
@@ -147,7 +149,7 @@ async fn a_rotation_that_is_killed_leaves_a_store_that_opens() {
     assert_eq!(stored(&home.state(), text.as_bytes()).await, Ok(1_000));
     let (server, _client) = home.start().await.unwrap();
     server.kill().unwrap();
-    eprintln!("{killed} of {KILLS} rotations were killed");
+    figure(&format!("{killed} of {KILLS} rotations were killed"));
 }
 
 fn modified(file: &Path) -> SystemTime {

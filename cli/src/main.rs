@@ -21,6 +21,7 @@ mod place;
 mod policy;
 mod refusal;
 mod reload;
+mod sandbox;
 mod select;
 mod serve;
 mod sessions;

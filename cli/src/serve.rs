@@ -20,6 +20,7 @@ use crate::failure::{Exit, Failure};
 use crate::logging::{self, LogFile};
 use crate::place::Environment;
 use crate::policy;
+use crate::sandbox::Sandbox;
 use crate::settings::{self, Resolved, SettingsArgs};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -59,9 +60,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
+    let sandbox = Sandbox::begin(&resolved.settings, state_dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(cannot_start)?;
-    runtime.block_on(serve(resolved, state_dir, inherited, log))
+    runtime.block_on(serve(resolved, state_dir, inherited, log, sandbox))
 }
 
 async fn serve(
@@ -69,6 +71,7 @@ async fn serve(
     state_dir: StateDir,
     inherited: Option<OwnedFd>,
     log: Option<LogFile>,
+    sandbox: Option<Sandbox>,
 ) -> Result<Exit, Failure> {
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
     let mut ends = EndSignals::new().map_err(cannot_start)?;
@@ -79,6 +82,7 @@ async fn serve(
     let csv_is_expected = is_named(&resolved.shown, "key_config_file");
     let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected)?;
     let mut running = lifecycle::start(parts).await.map_err(not_started)?;
+    running.is_confined(sandbox.map_or_else(|| "off".to_owned(), Sandbox::close));
     tracing::info!("serving {} on {}", running.summary(), socket);
     loop {
         tokio::select! {

@@ -274,6 +274,8 @@ settings! {
     calls_per_second: u32 = "50000", "KEY_SERVER_CALLS_PER_SECOND";
     /// Calls in progress at once, shared fairly among uids: one alone may have half of them.
     calls_max: usize = "4096", "KEY_SERVER_CALLS_MAX";
+    /// Whether the server gives up what it does not need once it listens: writing outside of its directories, running programs, debugging, listening; Health says what is in force.
+    sandbox: bool = "true", "KEY_SERVER_SANDBOX";
     /// How long calls in progress may take to finish when the server stops.
     shutdown_grace: Duration = "8s", "KEY_SERVER_SHUTDOWN_GRACE";
 }

@@ -649,7 +649,7 @@ impl Keys {
         let path = path.unwrap_or(&self.csv.path).to_owned();
         let limits = self.csv.limits;
         let read = tokio::task::spawn_blocking(move || import_csv(&path, &limits)).await;
-        let import = read.map_err(|error| ServiceError::bug(&error))?;
+        let import = read.map_err(|_| ServiceError::bug(&"reading the CSV panicked"))?;
         for problem in &import.problems {
             tracing::warn!("{problem}");
         }

@@ -27,6 +27,7 @@ pub mod lifecycle;
 pub mod panics;
 mod peer;
 pub mod policy;
+pub mod program;
 pub mod projector;
 pub mod rate;
 mod recovery;

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use key_server_ledger::checkpoint::{CheckpointError, Signer};
@@ -178,6 +178,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         caps_alone: settings.caps_alone,
         started: clock.now(),
         notes: parts.notes,
+        sandbox: OnceLock::new(),
         panics: Arc::default(),
     };
     let (guard, node) = (Arc::new(guard), Arc::new(node));
@@ -366,7 +367,10 @@ impl Running {
         let follow: Background = Box::pin(async move { keys.follow().await });
         for work in background.into_iter().chain([follow]) {
             let stop = self.stop.clone();
+            let panics = Arc::clone(&self.service.node.panics);
             self.tasks.spawn(async move {
+                // It cannot be begun again; Health and the log tell of it.
+                let work = panics.caught("work in the background", work);
                 let _ = stop.run_until_cancelled(work).await;
             });
         }
@@ -384,7 +388,16 @@ impl Running {
         let (stop, service) = (self.stop.clone(), self.service.clone());
         self.tasks.spawn(async move {
             let _held = state_dir;
-            stop.run_until_cancelled(recovery::run(service, health)).await;
+            let panics = Arc::clone(&service.node.panics);
+            loop {
+                let repairs = recovery::run(service.clone(), health.clone());
+                let repairs = panics.caught("the repair of memory", repairs);
+                if stop.run_until_cancelled(repairs).await.is_none() {
+                    break;
+                }
+                // Whatever it had done so far, it is done once more.
+                service.engine.ask_for_rebuild();
+            }
             stop.cancelled().await;
         });
     }
@@ -466,6 +479,12 @@ impl Running {
     pub async fn reload(&self) -> Result<Reloaded, ServiceError> {
         let reload = Reload { path: None, force: false, dry_run: false };
         self.service.keys.reload(None, &reload).await
+    }
+
+    /// Has Health tell what the process gave up, in words. The first time
+    /// counts.
+    pub fn is_confined(&self, in_words: String) {
+        let _ = self.service.node.sandbox.set(in_words);
     }
 
     /// What the server looks like from outside, in one line.

@@ -20,6 +20,8 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
 
+use crate::program;
+
 /// The peer of `stream`, whose credentials are `credentials`.
 pub(crate) fn identify(stream: &UnixStream, credentials: &UCred) -> Caller {
     let pid = credentials.pid().and_then(Pid::from_raw);
@@ -67,7 +69,7 @@ impl Process {
     fn look(pid: Pid) -> Self {
         let dir = format!("/proc/{}", pid.as_raw_nonzero());
         let stat = std::fs::read_to_string(format!("{dir}/stat")).ok();
-        let exe = std::fs::read_link(format!("{dir}/exe")).ok();
+        let exe = program::of(pid.as_raw_nonzero().get().unsigned_abs());
         Self {
             started_ms: stat.as_deref().and_then(started_ms),
             exe: exe.map(|path| path.to_string_lossy().into()),

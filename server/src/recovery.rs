@@ -45,7 +45,8 @@ async fn rebuild(service: &Service) {
         match rebuilt {
             Ok(Ok(())) => return,
             Ok(Err(error)) => tracing::error!("memory cannot be restored: {error}"),
-            Err(error) => tracing::error!("memory cannot be restored: {error}"),
+            // What the error says is what the panic said, which may be a secret.
+            Err(_) => tracing::error!("memory cannot be restored: that panicked; trying again"),
         }
         tokio::time::sleep(TRY_EVERY).await;
     }
@@ -60,8 +61,8 @@ async fn resume(service: &Service) -> bool {
             tracing::debug!("the ledger still refuses: {error}");
             false
         }
-        Err(error) => {
-            tracing::error!("the ledger could not be tried: {error}");
+        Err(_) => {
+            tracing::error!("the ledger could not be tried: that panicked; trying again");
             false
         }
     }

@@ -8,6 +8,7 @@ mod inherited;
 mod memory;
 mod peer;
 mod process;
+mod sandbox;
 mod stack;
 mod wiping;
 
@@ -16,5 +17,6 @@ pub use inherited::take_inherited;
 pub use memory::{can_keep_in_ram, keep_in_ram};
 pub use peer::{peer_groups, peer_pidfd};
 pub use process::protect;
+pub use sandbox::{Network, SandboxError, limit_calls, limit_files};
 pub use stack::wipe_stack;
 pub use wiping::Wiping;

@@ -31,7 +31,8 @@ pub fn can_keep_in_ram() -> bool {
     keep_in_ram(&[0_u8]).is_ok()
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(not(miri))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -12,7 +12,8 @@ pub fn wipe_stack() {
     std::hint::black_box(&mut bytes);
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(not(miri))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -9,6 +9,8 @@ mod disk_full;
 mod door;
 mod kill;
 mod memory;
+mod rotate;
+mod sandbox;
 mod snippets;
 mod starts;
 mod support;

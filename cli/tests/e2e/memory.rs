@@ -2,14 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect};
 use key_server_testkit::memory::copies;
 use key_server_testkit::process::{Home, ServerProcess};
+use rustix::process::Signal;
 
-use crate::support::{OPENAI, home, is_root, release, report, select, selected, skip};
+use crate::support::{
+    CSV, OPENAI, figure, home, is_root, release, report, select, selected, skip, until,
+};
 
 /// What every key begins with; six digits follow.
 const MARK: &str = "sk-fake-mark-of-memory-";
@@ -106,7 +113,7 @@ async fn a_key_is_in_memory_twice_at_most_and_not_at_all_once_it_is_removed() {
     assert_eq!(after.len(), KEYS_COUNT / 2);
     assert!(most(&after) <= 2, "{after:?}");
     let all = |copies: &BTreeMap<String, usize>| copies.values().sum::<usize>();
-    eprintln!(
+    figure(&format!(
         "copies of {KEYS_COUNT} keys: {} after the start (at most {} of one), {} after use (at \
          most {}); of 500 removed keys: {at_once} at once, then 0; {} of the other 500",
         all(&started),
@@ -114,6 +121,139 @@ async fn a_key_is_in_memory_twice_at_most_and_not_at_all_once_it_is_removed() {
         all(&live),
         most(&live),
         all(&after),
-    );
+    ));
     drop(clients);
+}
+
+const NOBODY: u32 = 65_534;
+/// Tries the three ways into another process's memory; says for each whether
+/// it was let in.
+const PEEK: &str = r#"
+import ctypes, sys
+pid = int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+def mem():
+    open(f"/proc/{pid}/mem", "rb").close()
+    return True
+def readv():
+    class V(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+    buffer = ctypes.create_string_buffer(8)
+    here, there = V(ctypes.addressof(buffer), 8), V(4096, 8)
+    libc.process_vm_readv(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+    # EFAULT: it looked, and nothing is there.
+    return ctypes.get_errno() != 1
+def trace():
+    if libc.ptrace(16, pid, None, None):
+        return False
+    import os
+    os.waitpid(pid, 0x40000000)
+    libc.ptrace(17, pid, None, None)
+    return True
+def tried(way):
+    try:
+        return way()
+    except PermissionError:
+        return False
+print(*[tried(way) for way in (mem, readv, trace)])
+"#;
+
+/// Who is let in, as the uid of the daemon; none without Python.
+fn peek(pid: u32) -> Option<String> {
+    let mut python = Command::new("/usr/bin/env");
+    python.args(["python3", "-c", PEEK, &pid.to_string()]).uid(NOBODY).gid(NOBODY);
+    let output = python.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+/// A daemon of another uid than root's.
+async fn server_of_nobody(home: &Home) -> ServerProcess {
+    chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    chown(home.path().join("api_keys.csv"), Some(NOBODY), None).unwrap();
+    let mut command = home.command(&["serve"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).uid(NOBODY).gid(NOBODY);
+    let server = ServerProcess::of(command.spawn().unwrap());
+    until("it listens", async || connect(&home.socket()).await.ok()).await;
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_of_the_same_uid_are_not_let_into_the_daemons_memory() {
+    let name = "processes_of_the_same_uid_are_not_let_into_the_daemons_memory";
+    if !is_root() {
+        return skip(name, "only root can run a daemon as somebody else");
+    }
+    let mut other: Child = Command::new("sleep").arg("60").uid(NOBODY).gid(NOBODY).spawn().unwrap();
+    let of_other = peek(other.id());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    if of_other.as_deref() != Some("True True True") {
+        return skip(name, "no process may be looked into here, or Python is missing");
+    }
+    let home = home(CSV);
+    let server = server_of_nobody(&home).await;
+    assert_eq!(peek(server.pid()).as_deref(), Some("False False False"));
+    for file in ["mem", "environ", "maps", "auxv"] {
+        let path = format!("/proc/{}/{file}", server.pid());
+        let read = Command::new("cat").arg(&path).uid(NOBODY).gid(NOBODY).output().unwrap();
+        assert!(!read.status.success() && read.stdout.is_empty(), "{path}: {read:?}");
+    }
+    server.kill().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_leaves_no_core_though_the_parent_wants_one() {
+    let shell = |line: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -c unlimited; exec {line}")]);
+        command
+    };
+    let home = home(CSV);
+    // What runs it; then the daemon in the same way.
+    let mut other = shell("sleep 60").current_dir(home.path()).spawn().unwrap();
+    let sleeps = format!("/proc/{}/comm", other.id());
+    until("it sleeps", async || (fs::read_to_string(&sleeps).ok()? == "sleep\n").then_some(()))
+        .await;
+    let pid = rustix::process::Pid::from_child(&other);
+    rustix::process::kill_process(pid, Signal::ABORT).unwrap();
+    if !other.wait().unwrap().core_dumped() {
+        let name = "an_abort_leaves_no_core_though_the_parent_wants_one";
+        return skip(name, "nothing leaves a core here");
+    }
+    let as_set_up = home.command(&["serve"]);
+    let mut command = shell(&format!("{} serve", crate::support::PROGRAM));
+    command.env_clear().current_dir(home.path()).stderr(Stdio::null());
+    for (variable, value) in as_set_up.get_envs() {
+        command.env(variable, value.unwrap());
+    }
+    let mut child = command.spawn().unwrap();
+    until("it answers", async || connect(&home.socket()).await.ok()).await;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::ABORT).unwrap();
+    let ended = child.wait().unwrap();
+    assert_eq!(ended.signal(), Some(Signal::ABORT.as_raw()));
+    assert!(!ended.core_dumped());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_of_the_environment_are_wiped_and_the_identity_is_never_swapped() {
+    let name = "secrets_of_the_environment_are_wiped_and_the_identity_is_never_swapped";
+    if !is_root() {
+        return skip(name, "only root may look into the daemon's memory");
+    }
+    let (token, password) = ("token-of-memory-000001", "token-of-memory-000002");
+    let redis = format!("redis://:{password}@127.0.0.1:1");
+    let home = home(CSV).with("VAULT_TOKEN", token).with("KEY_SERVER_REDIS_URL", redis);
+    let (server, _client) = home.start().await.unwrap();
+    let environ = fs::read(format!("/proc/{}/environ", server.pid())).unwrap();
+    let environ = String::from_utf8(environ).unwrap();
+    assert!(environ.contains("VAULT_TOKEN=") && environ.contains("KEY_SERVER_REDIS_URL="));
+    assert!(!environ.contains(token) && !environ.contains(password), "{environ:?}");
+    let found = copies(server.pid(), "token-of-memory-", DIGITS).unwrap();
+    figure(&format!("copies of what the environment gave: {found:?}"));
+    assert_eq!(found.get("000001"), Some(&1), "the settings have it, and nothing else");
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    assert_ne!(locked.trim(), "0 kB");
+    server.kill().unwrap();
 }

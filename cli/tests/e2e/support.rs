@@ -97,7 +97,12 @@ pub(crate) fn is_root() -> bool {
 
 /// Says that a test was not made, past the capture of the test's output.
 pub(crate) fn skip(test: &str, why: &str) {
+    figure(&format!("skipped: {test}: {why}"));
+}
+
+/// Says what was counted, past the capture of the test's output.
+pub(crate) fn figure(text: &str) {
     // One write, for other tests say things as well.
-    let line = format!("skipped: {test}: {why}\n");
+    let line = format!("{text}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -71,6 +71,7 @@ fn rotate(
     let io_error = |error| SecretStoreError::from_io("lock", directory, &error);
     let _lock = DirectoryLock::acquire(directory).map_err(io_error)?;
     let old = identity::read(source, directory)?.ok_or_else(|| none_yet(directory))?;
+    let _ = atomic_file::remove_leftovers(old.origin());
     let mut files = Vec::new();
     for name in [STORE_FILE, OFFLINE_COPY_FILE] {
         let path = directory.join(name);

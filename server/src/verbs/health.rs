@@ -43,6 +43,15 @@ impl Service {
             notes.extend(fleet.notes());
             nodes.extend(fleet.nodes().into_iter().map(fleet_node));
         }
+        if let Some(words) = self.node.sandbox.get() {
+            let name = format!("sandbox ({words})");
+            backends.push(self.backend_of(
+                &name,
+                BackendState::Ok,
+                self.node.started,
+                String::new(),
+            ));
+        }
         v1::HealthResponse {
             status: status(&backends, &notes, self.keys.is_ready()).into(),
             version: self.node.version.to_owned(),

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use hyper_util::rt::TokioIo;
 use key_server_proto::v1::key_server_client::KeyServerClient;
 use rustix::fs::{Gid, Uid};
-use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Error};
 
@@ -36,15 +36,25 @@ pub async fn channel(path: &Path) -> Result<Channel, Error> {
     endpoint.connect_with_connector(connector).await
 }
 
-/// A client that the kernel knows as `uid`: credentials belong to the thread
-/// that connects.
+/// A client that the kernel knows as `uid`, in a group of the same number and
+/// no other: credentials belong to the thread that connects.
 ///
 /// # Panics
 /// When that does not work; only root may be somebody else.
 pub async fn connect_as(uid: u32, socket: &Path) -> Client {
+    connect_in(uid, uid, &[], socket).await
+}
+
+/// A client that the kernel knows as `uid`, in these groups.
+///
+/// # Panics
+/// As [`connect_as`].
+pub async fn connect_in(uid: u32, gid: u32, groups: &[u32], socket: &Path) -> Client {
     let path = socket.to_owned();
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     let connecting = std::thread::spawn(move || {
-        let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
+        let (gid, uid) = (Gid::from_raw(gid), Uid::from_raw(uid));
+        set_thread_groups(&groups).expect("root may");
         set_thread_res_gid(gid, gid, gid).expect("root may");
         set_thread_res_uid(uid, uid, uid).expect("root may");
         StdStream::connect(path).expect("everybody may connect")

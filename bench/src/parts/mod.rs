@@ -5,6 +5,7 @@ mod caps;
 mod core;
 mod delay;
 mod fleet;
+mod flood;
 mod frozen;
 mod history;
 mod idle;
@@ -49,6 +50,8 @@ pub(crate) enum Part {
     Outage,
     /// A select while Redis does not answer.
     Frozen,
+    /// What one uid gets while another calls far too often; needs root.
+    Flood,
     /// Memory in Redis.
     Room,
     /// Start and import with 10,000 keys in Vault.
@@ -71,6 +74,7 @@ impl Part {
             Self::Caps => caps::measure(place).await,
             Self::Outage => outage::measure(place).await,
             Self::Frozen => frozen::measure(place).await,
+            Self::Flood => flood::measure(place).await,
             Self::Room => room::measure(place).await,
             Self::Vault => vault::measure(place).await,
         }

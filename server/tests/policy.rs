@@ -374,7 +374,7 @@ async fn a_hundred_thousand_calls_on_sessions_of_others_do_nothing_and_tell_noth
             let (socket, answers, keys) = (home.socket(), Arc::clone(&answers), Arc::clone(&keys));
             spawn(async move {
                 let mut stranger = connect_as(OTHER, &socket).await;
-                let mut seen = [const { HashSet::new() }; 2];
+                let mut seen = [HashSet::new(), HashSet::new()];
                 for call in (caller..FOREIGN_CALLS).step_by(IN_FLIGHT) {
                     let (kind, number) = (call % KINDS, call % FOREIGN_SESSIONS);
                     let is_real = call % 9 != 0;

@@ -32,14 +32,22 @@ pub(crate) fn exit(health: &HealthResponse) -> Exit {
     }
 }
 
+/// Whether the server says more than whether it serves: not to everybody.
+pub(crate) fn tells_all(health: &HealthResponse) -> bool {
+    !health.node_id.is_empty()
+}
+
 fn line(health: &HealthResponse, output: &Output) -> String {
     let status = word::health(health.status());
-    let mut parts = vec![
-        format!("up {}", time::span(health.uptime.as_ref()).map_or("?".to_owned(), time::long)),
-        counted(health.keys, "key", "keys"),
-        counted(health.models, "model", "models"),
-        counted(health.sessions, "session", "sessions"),
-    ];
+    let mut parts = match tells_all(health) {
+        true => vec![
+            format!("up {}", time::span(health.uptime.as_ref()).map_or("?".to_owned(), time::long)),
+            counted(health.keys, "key", "keys"),
+            counted(health.models, "model", "models"),
+            counted(health.sessions, "session", "sessions"),
+        ],
+        false => vec![format!("key-server {}", health.version)],
+    };
     parts.extend(concerns(health));
     let status = output.paint().text(word::state_tone(status), status);
     format!("{status}: {}", escape(&parts.join(", ")))

@@ -41,7 +41,9 @@ pub(crate) fn run(server: &mut Server, output: &mut Output) -> Result<Exit, Fail
         return Ok(health::exit(&health));
     }
     head(&health, server, output)?;
-    backends(&health, output)?;
+    if health::tells_all(&health) {
+        backends(&health, output)?;
+    }
     notes(&health, output)?;
     match node {
         Ok(node) => {
@@ -79,13 +81,19 @@ fn as_json(health: &HealthResponse, node: Option<&Node>) -> Value {
 
 fn head(health: &HealthResponse, server: &Server, output: &mut Output) -> Result<(), Failure> {
     let (paint, status) = (output.paint(), word::health(health.status()));
-    let uptime = time::span(health.uptime.as_ref()).map_or("?".to_owned(), time::long);
+    let uptime = time::span(health.uptime.as_ref()).map(time::long);
+    let uptime = uptime.map_or(String::new(), |uptime| format!("  up {uptime}"));
     let version = format!("key-server {}", escape(&health.version));
     output.line(format!(
-        "{} {}  up {uptime}",
+        "{} {}{uptime}",
         paint.text(word::state_tone(status), &format!("● {status}")),
         paint.text(Tone::Strong, &version),
     ))?;
+    if !health::tells_all(health) {
+        let place =
+            format!("  socket {} · durability {}", server.socket().display(), health.durability);
+        return output.line(paint.text(Tone::Faint, &escape(&place)));
+    }
     let (node, pid, socket) = (&health.node_id, health.pid, server.socket().display());
     let place = format!("  node {node} · pid {pid} · socket {socket}");
     output.line(paint.text(Tone::Faint, &escape(&place)))?;

@@ -84,7 +84,7 @@ impl Gate {
         let now = self.clock.now();
         let mut callers = self.callers();
         if !callers.by_uid.contains_key(&uid) {
-            if callers.by_uid.len() >= callers.sweep_at.max(SWEEP_AT) {
+            if callers.by_uid.len() >= callers.sweep_at.clamp(SWEEP_AT, CALLERS_MAX) {
                 callers.by_uid.retain(|_, caller| {
                     let bucket = caller.bucket.as_mut().zip(self.rate);
                     let is_full = bucket.is_none_or(|(bucket, rate)| bucket.is_full(rate, now));

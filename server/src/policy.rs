@@ -310,3 +310,6 @@ impl Pattern {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

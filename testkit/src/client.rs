@@ -42,10 +42,21 @@ pub async fn channel(path: &Path) -> Result<Channel, Error> {
 /// # Panics
 /// When that does not work; only root may be somebody else.
 pub fn as_user<T: Send + 'static>(uid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
+    as_member(uid, uid, &[], work)
+}
+
+/// Does something as `uid`, in these groups.
+fn as_member<T: Send + 'static>(
+    uid: u32,
+    gid: u32,
+    groups: &[u32],
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     let thread = std::thread::spawn(move || {
-        let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
+        let (gid, uid) = (Gid::from_raw(gid), Uid::from_raw(uid));
         if rustix::process::geteuid().is_root() {
-            set_thread_groups(&[]).expect("root may");
+            set_thread_groups(&groups).expect("root may");
         }
         set_thread_res_gid(gid, gid, gid).expect("root may");
         set_thread_res_uid(uid, uid, uid).expect("root may");
@@ -54,14 +65,23 @@ pub fn as_user<T: Send + 'static>(uid: u32, work: impl FnOnce() -> T + Send + 's
     thread.join().expect("it was done")
 }
 
-/// A client that the kernel knows as `uid`: credentials belong to the thread
-/// that connects.
+/// A client that the kernel knows as `uid`, in a group of the same number and
+/// no other: credentials belong to the thread that connects.
 ///
 /// # Panics
 /// When that does not work; only root may be somebody else.
 pub async fn connect_as(uid: u32, socket: &Path) -> Client {
+    connect_in(uid, uid, &[], socket).await
+}
+
+/// A client that the kernel knows as `uid`, in these groups.
+///
+/// # Panics
+/// As [`connect_as`].
+pub async fn connect_in(uid: u32, gid: u32, groups: &[u32], socket: &Path) -> Client {
     let path = socket.to_owned();
-    let stream = as_user(uid, move || StdStream::connect(path).expect("everybody may connect"));
+    let connect = move || StdStream::connect(path).expect("everybody may connect");
+    let stream = as_member(uid, gid, groups, connect);
     stream.set_nonblocking(true).expect("it is open");
     let stream = Mutex::new(Some(UnixStream::from_std(stream).expect("it is open")));
     let connector = tower::service_fn(move |_| {

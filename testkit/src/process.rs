@@ -1,6 +1,7 @@
 //! The real daemon, in its own process and its own temporary directory.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -60,6 +61,30 @@ impl Home {
     /// As the file system says.
     pub fn write_csv(&self, csv: &str) -> io::Result<()> {
         std::fs::write(self.path().join("api_keys.csv"), csv)
+    }
+
+    /// Writes a policy for the next start, and says where it is.
+    ///
+    /// # Errors
+    /// As the file system says.
+    #[must_use = "the home that knows the policy is the one that is returned"]
+    pub fn with_policy(self, policy: &str) -> io::Result<Self> {
+        self.write_policy(policy)?;
+        let path = self.policy().display().to_string();
+        Ok(self.with("KEY_SERVER_POLICY_FILE", path))
+    }
+
+    /// Replaces the policy, whatever the caller's umask.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn write_policy(&self, policy: &str) -> io::Result<()> {
+        write_for_owner(&self.policy(), policy)
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> PathBuf {
+        self.path().join("policy.toml")
     }
 
     /// The directory.
@@ -141,6 +166,12 @@ impl Home {
     pub fn words(&self) -> String {
         std::fs::read_to_string(self.path().join("server.stderr")).unwrap_or_default()
     }
+}
+
+/// Writes a file that only its owner may change.
+pub(crate) fn write_for_owner(path: &Path, text: &str) -> io::Result<()> {
+    std::fs::write(path, text)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
 }
 
 impl ServerProcess {

@@ -6,6 +6,9 @@ use tonic_types::StatusExt;
 
 use crate::client::Client;
 
+/// A policy that lets every uid do what applications do.
+pub const EVERYONE: &str = "[[rule]]\nname = \"everyone\"\neveryone = true\nproviders = \"*\"\n";
+
 /// A request for `count` keys of each model, for the user 456.
 pub fn select(session: &str, models: &[&str], count: i32) -> v1::SelectKeysRequest {
     v1::SelectKeysRequest {

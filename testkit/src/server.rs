@@ -1,6 +1,7 @@
 //! The real daemon inside of the test's process, on a clock that the test
 //! moves, behind a real socket.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::client::{Client, connect};
 use crate::clock::ManualClock;
+use crate::process::write_for_owner;
 
 /// Where an embedded server lives; outlives the servers that are started in it.
 pub struct EmbeddedHome {
@@ -50,6 +52,41 @@ impl EmbeddedHome {
     /// The CSV.
     pub fn csv(&self) -> PathBuf {
         self.dir.path().join("api_keys.csv")
+    }
+
+    /// With a policy, and a socket that every uid may connect to.
+    ///
+    /// # Panics
+    /// When the file system does not cooperate.
+    #[must_use]
+    pub fn open_to_all(mut self, policy: &str) -> Self {
+        let open = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(self.dir.path(), open).expect("it is ours");
+        self.write_policy(policy);
+        let path = self.policy().display().to_string();
+        self.settings.push(("policy_file".into(), path));
+        self.settings.push(("socket_mode".into(), "0666".into()));
+        self
+    }
+
+    /// Without the policy again.
+    #[must_use]
+    pub fn without_policy(mut self) -> Self {
+        self.settings.retain(|(name, _)| name != "policy_file");
+        self
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> PathBuf {
+        self.dir.path().join("policy.toml")
+    }
+
+    /// Replaces the policy.
+    ///
+    /// # Panics
+    /// When the file system does not cooperate.
+    pub fn write_policy(&self, policy: &str) {
+        write_for_owner(&self.policy(), policy).expect("it can be written to");
     }
 
     /// The state directory.

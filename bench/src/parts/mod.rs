@@ -6,6 +6,7 @@ mod core;
 mod delay;
 mod door;
 mod fleet;
+mod flood;
 mod frozen;
 mod history;
 mod idle;
@@ -52,6 +53,8 @@ pub(crate) enum Part {
     Outage,
     /// A select while Redis does not answer.
     Frozen,
+    /// What one uid gets while another calls far too often; needs root.
+    Flood,
     /// Memory in Redis.
     Room,
     /// Start and import with 10,000 keys in Vault.
@@ -75,6 +78,7 @@ impl Part {
             Self::Caps => caps::measure(place).await,
             Self::Outage => outage::measure(place).await,
             Self::Frozen => frozen::measure(place).await,
+            Self::Flood => flood::measure(place).await,
             Self::Room => room::measure(place).await,
             Self::Vault => vault::measure(place).await,
         }

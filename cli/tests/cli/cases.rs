@@ -1,5 +1,7 @@
 //! A folder of case files for each world that the command may find itself in.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::tempdir;
@@ -21,6 +23,51 @@ fn with_state(dir: &str, fill: impl FnOnce(&Path)) {
 fn with_server(dir: &str, play: Play) {
     let (home, server) = (tempdir().unwrap(), Scripted::start(play));
     at_home(home.path()).path("KEY_SERVER_SOCKET", "[SOCKET]", &server.socket()).run(dir);
+}
+
+/// Whoever runs the tests owns the policy, and no socket says otherwise.
+fn with_policy(dir: &str, policy: &str) {
+    let home = tempdir().unwrap();
+    let path = home.path().join("policy.toml");
+    fs::write(&path, policy).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    at_home(home.path())
+        .path("KEY_SERVER_POLICY_FILE", "[POLICY]", &path)
+        .path("KEY_SERVER_SOCKET", "[SOCKET]", &home.path().join("none.sock"))
+        .run(dir);
+}
+
+const POLICY: &str = "\
+[[rule]]
+name = \"billing\"
+uid = 70001
+providers = [\"openai\"]
+count_max = 2
+sessions_max = 20
+keys_per_minute = 6000
+
+[[rule]]
+name = \"watchers\"
+gid = 70002
+executable = \"/usr/bin/watch\"
+verbs = [\"stats-all\"]
+";
+
+const WRONG_POLICY: &str = "\
+[[rule]]
+name = \"billing\"
+usr = \"billing\"
+verbs = [\"selekt\"]
+";
+
+#[test]
+fn with_a_policy() {
+    with_policy("policy", POLICY);
+}
+
+#[test]
+fn with_a_policy_that_is_wrong() {
+    with_policy("policy_wrong", WRONG_POLICY);
 }
 
 #[test]

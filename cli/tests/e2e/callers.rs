@@ -8,6 +8,7 @@ use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect_as};
 use key_server_testkit::picture::picture;
 use key_server_testkit::process::{Home, ServerProcess};
+use key_server_testkit::requests::EVERYONE;
 use tonic::{Code, Status};
 
 use crate::support::{
@@ -24,7 +25,7 @@ async fn open_server(test: &str) -> Option<(Home, ServerProcess, Client)> {
         skip(test, "only root can call as somebody else");
         return None;
     }
-    let home = home(CSV).with("KEY_SERVER_SOCKET_MODE", "0666");
+    let home = home(CSV).with("KEY_SERVER_SOCKET_MODE", "0666").with_policy(EVERYONE).unwrap();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let (server, client) = home.start().await.unwrap();
     Some((home, server, client))
@@ -139,6 +140,33 @@ async fn sessions_of_others_and_unknown_ones_are_answered_alike_to_the_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_shared_key_does_for_others_is_not_shown_to_its_holder() {
+    let name = "what_a_shared_key_does_for_others_is_not_shown_to_its_holder";
+    let Some((home, _server, mut root)) = open_server(name).await else { return };
+    let mut nobody = connect_as(NOBODY, &home.socket()).await;
+    let of_nobody = selected(&mut nobody, select("own", &[OPENAI], 1)).await.remove(0);
+    let own = v1::GetStatsRequest { session_id: "own".into(), ..Default::default() };
+    nobody.track_usage(report("own", &of_nobody, "e1")).await.unwrap();
+    let before = nobody.get_stats(own.clone()).await.unwrap().into_inner();
+    // Every key of the pool is given to others too, and used by them.
+    for session in ["o1", "o2", "o3"] {
+        for key in selected(&mut root, select(session, &[OPENAI], 4)).await {
+            root.track_usage(report(session, &key, "e1")).await.unwrap();
+        }
+    }
+    let after = nobody.get_stats(own.clone()).await.unwrap().into_inner();
+    assert_eq!(after, before);
+    let shown = &after.keys[0];
+    let spent = shown.lifetime.unwrap();
+    assert_eq!((spent.requests, spent.input_tokens, spent.output_tokens), (1, 100, 20));
+    assert_eq!(shown.models, [OPENAI], "not that the key serves another model too");
+    assert_eq!((shown.holders, shown.window_tokens, shown.weight), (0, 0, 0.0));
+    let whole = v1::GetStatsRequest { owner_uid: Some(NOBODY), ..own };
+    let whole = root.get_stats(whole).await.unwrap().into_inner();
+    assert!(whole.keys[0].holders == 4 && whole.keys[0].lifetime.unwrap().requests == 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_may_look_at_and_release_the_sessions_of_others() {
     let name = "an_operator_may_look_at_and_release_the_sessions_of_others";
     let Some((home, _server, mut root)) = open_server(name).await else { return };
@@ -181,8 +209,14 @@ async fn what_is_for_operators_is_denied_to_everybody_else() {
         assert_eq!(reason(&error), (Code::PermissionDenied, "OPERATORS_ONLY".into()));
         assert!(error.message().contains(&format!("uid {NOBODY}")), "{error:?}");
     }
-    let health = nobody.health(v1::HealthRequest {}).await;
-    assert_eq!(health.unwrap().into_inner().status(), v1::HealthStatus::Ok);
+    let told = nobody.health(v1::HealthRequest {}).await.unwrap().into_inner();
+    assert_eq!(told.status(), v1::HealthStatus::Ok);
+    let all = root.health(v1::HealthRequest {}).await.unwrap().into_inner();
+    let (version, durability) = (all.version.clone(), all.durability.clone());
+    let little =
+        v1::HealthResponse { status: all.status, version, durability, ..Default::default() };
+    assert_eq!(told, little, "whether it serves, and nothing of what it holds");
+    assert!(all.keys > 0 && all.pid > 0 && !all.node_id.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use key_server_proto::v1;
 use key_server_testkit::client::connect_as;
 use key_server_testkit::redis::RedisServer;
+use key_server_testkit::requests::EVERYONE;
 use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
 use tonic::Code;
@@ -107,7 +108,10 @@ fn to_another_uid_a_session_does_not_exist_at_any_node() {
     run(async {
         let redis = wait(|| RedisServer::start(&[]));
         let open = async || {
-            let home = home_at(&redis, CSV).with("KEY_SERVER_SOCKET_MODE", "0666");
+            let home = home_at(&redis, CSV)
+                .with("KEY_SERVER_SOCKET_MODE", "0666")
+                .with_policy(EVERYONE)
+                .unwrap();
             fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
             Node::start(home).await
         };

@@ -443,8 +443,14 @@ mod tests {
 
         fn select(&mut self, number: u64, models: &[usize], count: u32, seed: u64) {
             let models = models.iter().map(|place| model(*place)).collect();
-            let select =
-                Select { session: session(number), user: 1, models, count, reserved: None };
+            let select = Select {
+                session: session(number),
+                user: 1,
+                models,
+                count,
+                reserved: None,
+                owner_sessions_max: None,
+            };
             self.run(&select, seed);
         }
 

@@ -93,6 +93,7 @@ impl Story<'_> {
             models,
             count: u32::from(self.byte() % 8),
             reserved: None,
+            owner_sessions_max: None,
         };
         let Ok(selected) = self.node.run(&select) else { return };
         for pick in &selected.picks {

@@ -275,6 +275,7 @@ impl Node {
                 models: vec!["openai/gpt-4o".parse().unwrap()],
                 count: 1,
                 reserved: None,
+                owner_sessions_max: None,
             };
             self.clock.pass(Duration::from_secs(1));
             self.engine.select(None, &select, false).await.unwrap();

@@ -135,7 +135,14 @@ fn decided(
     let mut position = append(events.into_iter().map(Fact::Domain).collect());
     for number in 0..20 {
         let session = SessionRef { owner: 1, id: format!("s{number}").into() };
-        let select = Select { session, user: 1, models: vec![model()], count: 2, reserved: None };
+        let select = Select {
+            session,
+            user: 1,
+            models: vec![model()],
+            count: 2,
+            reserved: None,
+            owner_sessions_max: None,
+        };
         let mut events = select.decide(&state, now, number as u64).unwrap().events;
         if let Some(Event::KeysSelected(selected)) = events.first_mut() {
             change(number, selected);

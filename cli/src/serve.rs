@@ -8,7 +8,7 @@ use key_server_server::config::{Origin, Shown};
 use key_server_server::keys::KeysError;
 use key_server_server::lifecycle::{self, RunError, Running};
 use key_server_server::panics;
-use key_server_server::socket::{self, Permissions};
+use key_server_server::socket::{self, Ownership};
 use key_server_server::state_dir::StateDir;
 use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,7 +50,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let state_dir = resolved.state_dir()?;
     let inherited = activation::inherited(&Environment::of_process())?;
-    let access = Permissions::of(&resolved.settings).map_err(cannot_start)?;
+    let access = Ownership::of(&resolved.settings).map_err(cannot_start)?;
     if inherited.is_none() {
         socket::check(&resolved.settings.socket, &access).map_err(cannot_start)?;
     }

@@ -47,7 +47,7 @@ use crate::policy::PolicyError;
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
 use crate::recovery;
 use crate::service::{Node, Service};
-use crate::socket::{self, Permissions, Socket, SocketError};
+use crate::socket::{self, Ownership, Socket, SocketError};
 use crate::state_dir::StateDir;
 
 /// How often sessions are looked at that are overdue.
@@ -134,9 +134,9 @@ pub struct Running {
 /// Any [`RunError`]; what was begun is undone.
 pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let settings = Arc::new(parts.settings);
-    let permissions = Permissions::of(&settings)?;
+    let ownership = Ownership::of(&settings)?;
     if parts.inherited.is_none() {
-        socket::check(&settings.socket, &permissions)?;
+        socket::check(&settings.socket, &ownership)?;
     }
     let ledger_dir = parts.state_dir.ledger();
     let mut projection = parts.projection;
@@ -157,7 +157,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let node_id: Arc<str> = parts.state_dir.node_id.as_str().into();
     let among = parts.fleet.is_some().then_some(node_id);
     let signer = Signer::open(parts.state_dir.path(), &parts.state_dir.node_id)?;
-    let access = access(&settings, permissions, &clock)?;
+    let access = access(&settings, ownership, &clock)?;
     let engine = Engine::new((ledger, state), rules, Arc::clone(&clock), among);
     let engine = Arc::new(engine);
     note_start(&engine, settings.durability, parts.fleet.is_some()).await?;
@@ -191,7 +191,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     let (socket, listener) = match parts.inherited {
         Some(inherited) => (None, socket::adopt(inherited)?),
         None => {
-            let (socket, listener) = socket::listen(&settings.socket, &permissions)?;
+            let (socket, listener) = socket::listen(&settings.socket, &ownership)?;
             (Some(socket), listener)
         }
     };
@@ -206,11 +206,11 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
 
 fn access(
     settings: &Settings,
-    permissions: Permissions,
+    ownership: Ownership,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Access>, PolicyError> {
     let file = Some(settings.policy_file.clone()).filter(|file| !file.as_os_str().is_empty());
-    let lets_everyone_connect = permissions.mode & 0o002 != 0;
+    let lets_everyone_connect = ownership.mode & 0o002 != 0;
     if file.is_none() && lets_everyone_connect {
         tracing::warn!(
             "socket_mode lets everyone connect, and without a policy_file only root, the server's \

@@ -106,7 +106,7 @@ pub enum SocketError {
 
 /// Who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Permissions {
+pub struct Ownership {
     /// Permission bits.
     pub mode: u32,
     /// Whose it is, when not the server's own.
@@ -115,7 +115,7 @@ pub struct Permissions {
     pub group: Option<u32>,
 }
 
-impl Permissions {
+impl Ownership {
     /// As the settings say.
     ///
     /// # Errors
@@ -180,7 +180,7 @@ pub struct Socket {
 ///
 /// # Errors
 /// Any [`SocketError`].
-pub fn check(path: &Path, access: &Permissions) -> Result<(), SocketError> {
+pub fn check(path: &Path, access: &Ownership) -> Result<(), SocketError> {
     let bytes = path.as_os_str().len();
     if bytes > SOCKET_PATH_BYTES_MAX {
         return Err(SocketError::TooLong { path: path.to_owned(), bytes });
@@ -225,11 +225,7 @@ fn warn_of_directory(dir: &Path) {
     }
 }
 
-fn check_occupied(
-    path: &Path,
-    metadata: &Metadata,
-    access: &Permissions,
-) -> Result<(), SocketError> {
+fn check_occupied(path: &Path, metadata: &Metadata, access: &Ownership) -> Result<(), SocketError> {
     let not_ours = |what| Err(SocketError::NotOurs { path: path.to_owned(), what });
     let kind = metadata.file_type();
     if kind.is_dir() {
@@ -264,7 +260,7 @@ fn holder(stream: &UnixStream) -> String {
 ///
 /// # Errors
 /// Any [`SocketError`].
-pub fn listen(path: &Path, access: &Permissions) -> Result<(Socket, UnixListener), SocketError> {
+pub fn listen(path: &Path, access: &Ownership) -> Result<(Socket, UnixListener), SocketError> {
     check(path, access)?;
     let lock = Lock::take(path)?;
     // Again: who held the lock until now may have left something.
@@ -278,7 +274,7 @@ pub fn listen(path: &Path, access: &Permissions) -> Result<(Socket, UnixListener
         _ => {}
     }
     let listener = match access {
-        Permissions { mode, owner: None, group: None } => bind_with_mode(path, *mode),
+        Ownership { mode, owner: None, group: None } => bind_with_mode(path, *mode),
         _ => bind_out_of_sight(path, access),
     };
     let listener = listener.map_err(io_error("listen on"))?;
@@ -324,7 +320,7 @@ fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
 /// directory that only we can enter, given away there, and appears by a rename
 /// that does not replace anything. The directory is held by descriptors: who
 /// can write beside it cannot put another in its place.
-fn bind_out_of_sight(path: &Path, access: &Permissions) -> io::Result<UnixListener> {
+fn bind_out_of_sight(path: &Path, access: &Ownership) -> io::Result<UnixListener> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = openat(CWD, directory(path), dir_flags, Mode::empty())?;
@@ -351,7 +347,7 @@ fn bind_out_of_sight(path: &Path, access: &Permissions) -> io::Result<UnixListen
 /// The name of a socket within its hidden directory.
 const SOCKET: &str = "socket";
 
-fn bind_within(hidden: &OwnedFd, access: &Permissions) -> io::Result<UnixListener> {
+fn bind_within(hidden: &OwnedFd, access: &Ownership) -> io::Result<UnixListener> {
     let stat = statat(hidden, "", AtFlags::EMPTY_PATH)?;
     if stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
         return Err(io::Error::other("somebody put another directory in the place of ours"));
@@ -468,8 +464,8 @@ mod tests {
 
     use super::*;
 
-    const fn of_mode(mode: u32) -> Permissions {
-        Permissions { mode, owner: None, group: None }
+    const fn of_mode(mode: u32) -> Ownership {
+        Ownership { mode, owner: None, group: None }
     }
 
     #[test]
@@ -487,7 +483,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let own = rustix::process::getegid().as_raw();
-        let access = Permissions { mode: 0o660, owner: None, group: Some(own) };
+        let access = Ownership { mode: 0o660, owner: None, group: Some(own) };
         let (socket, _listener) = listen(&path, &access).unwrap();
         let metadata = path.metadata().unwrap();
         assert_eq!((metadata.mode() & 0o777, metadata.gid()), (0o660, own));
@@ -505,8 +501,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         std::fs::write(&path, "x").unwrap();
-        let access = Permissions { mode: 0o660, owner: None, group: Some(0) };
-        let access = Permissions { group: Some(rustix::process::getegid().as_raw()), ..access };
+        let access = Ownership { mode: 0o660, owner: None, group: Some(0) };
+        let access = Ownership { group: Some(rustix::process::getegid().as_raw()), ..access };
         let error = bind_out_of_sight(&path, &access).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "x");

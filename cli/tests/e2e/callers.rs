@@ -151,7 +151,7 @@ async fn what_a_shared_key_does_for_others_is_not_shown_to_its_holder() {
     // Every key of the pool is given to others too, and used by them.
     for session in ["o1", "o2", "o3"] {
         for key in selected(&mut root, select(session, &[OPENAI], 4)).await {
-            root.track_usage(report(session, &key, "e1")).await.unwrap();
+            root.track_usage(report(session, &key, &key.key_id)).await.unwrap();
         }
     }
     let after = nobody.get_stats(own.clone()).await.unwrap().into_inner();

@@ -1,6 +1,7 @@
 //! Tampering and damage: each is found, with the first number that is wrong.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a test that failed")]
+#![expect(clippy::print_stdout, reason = "the figures of a test, for who asks for them")]
 
 mod common;
 

@@ -1,7 +1,5 @@
 //! Signed notes of how far the ledger was.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a test that failed")]
-
 use std::os::unix::fs::PermissionsExt;
 
 use key_server_ledger::Position;

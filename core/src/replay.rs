@@ -584,7 +584,7 @@ mod tests {
             _ => None,
         });
         let mut drawn = selections.filter(|one| one.picks.iter().any(|pick| pick.candidates > 1));
-        assert!(drawn.any(|selected| change(selected)));
+        assert!(drawn.any(change));
         node.replay(&mut whole()).violations
     }
 

@@ -107,7 +107,7 @@ fn check(args: &FileArgs, global: &GlobalArgs, output: &mut Output) -> Result<Ex
     let policy = policy(args, global)?;
     let Source::File { path, rules } = &policy.source else {
         let message = "no policy file is set (policy_file); without one, keys are for root, for \
-                       the server's uid and for the socket's group";
+                       the server's uid and for the socket's owner and group";
         return Err(Failure::no(message).hint("docs/policy.md has examples"));
     };
     if output.is_json() {
@@ -128,8 +128,9 @@ fn policy(args: &FileArgs, global: &GlobalArgs) -> Result<Policy, Failure> {
     let server_uid = socket.as_ref().map_or(geteuid().as_raw(), MetadataExt::uid);
     let file = args.file.clone().unwrap_or(settings.policy_file);
     let source = if file.as_os_str().is_empty() {
+        let socket_uid = socket.as_ref().map(MetadataExt::uid);
         let socket = socket.filter(|socket| socket.mode() & 0o020 != 0);
-        Source::None { socket_gid: socket.map(|socket| socket.gid()) }
+        Source::None { socket_uid, socket_gid: socket.map(|socket| socket.gid()) }
     } else {
         let rules = policy::load(&file, server_uid).map_err(|error| failure(&error))?;
         Source::File { path: file, rules }
@@ -186,7 +187,7 @@ fn ground(decision: &Decision<'_, '_>, policy: &Policy) -> String {
         }
         Ground::NoRule => format!("no rule of {file} fits the caller"),
         Ground::NoFile => "no policy file is set; keys are for root, for the server's uid and \
-                           for the socket's group"
+                           for the socket's owner and group"
             .to_owned(),
     }
 }

@@ -142,6 +142,7 @@ async fn identity_that_is_none_is_refused_without_quoting_it() {
 async fn another_identity_is_refused_and_the_store_is_left_alone() {
     let (dir, store) = stored().await;
     let before = fs::read(dir.path().join("secrets.age")).unwrap();
+    let own = fs::read(dir.path().join("identity.age.txt")).unwrap();
     let other = tempfile::tempdir().unwrap();
     open(other.path()).unwrap();
     fs::copy(other.path().join("identity.age.txt"), dir.path().join("identity.age.txt")).unwrap();
@@ -152,6 +153,9 @@ async fn another_identity_is_refused_and_the_store_is_left_alone() {
         assert!(error.to_string().contains("was written for another identity than"), "{error}");
     }
     assert_eq!(fs::read(dir.path().join("secrets.age")).unwrap(), before);
+    // Whoever had it open follows the identity's file.
+    assert!(matches!(store.load().await, Err(SecretStoreError::Denied(_))));
+    fs::write(dir.path().join("identity.age.txt"), own).unwrap();
     assert_eq!(count(&store).await, 3);
 }
 
@@ -170,7 +174,10 @@ async fn identity_may_be_replaced_by_putting_a_new_one_before_it() {
     both.commit(&put(3..4)).await.unwrap();
     fs::write(&path, new).unwrap();
     assert_eq!(count(&open(dir.path()).unwrap()).await, 4);
-    assert!(store.load().await.is_err(), "the old identity still opens the store");
+    assert_eq!(count(&store).await, 4, "whoever had it open follows the identity's file");
+    fs::write(&path, old).unwrap();
+    let refused = open(dir.path()).unwrap().load().await;
+    assert!(refused.is_err(), "the old identity still opens the store");
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ impl Access {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, PolicyError> {
         let source = source(file.as_ref(), server_uid)?;
-        let source = source.unwrap_or(Source::None { socket_gid: None });
+        let source = source.unwrap_or(Source::None { socket_uid: None, socket_gid: None });
         let policy = RwLock::new(Arc::new(Policy { server_uid, source }));
         Ok(Self { file, server_uid, policy, rates: Rates::default(), clock })
     }
@@ -40,10 +40,11 @@ impl Access {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Lets in the group that the socket is open to, where no file says who.
-    pub(crate) fn socket_is_of(&self, gid: Option<u32>) {
+    /// Lets in the socket's owner, and the group that it is open to, where no
+    /// file says who.
+    pub(crate) fn socket_is_of(&self, owner: u32, group: Option<u32>) {
         if self.file.is_none() {
-            self.put(Source::None { socket_gid: gid });
+            self.put(Source::None { socket_uid: Some(owner), socket_gid: group });
         }
     }
 

@@ -63,7 +63,7 @@ impl Drop for UnderWay {
 /// Answers the calls of one connection.
 #[derive(Clone)]
 pub(crate) struct Answerer {
-    routes: Gated<Contained<Routes>>,
+    routes: Contained<Gated<Routes>>,
     peer: Peer,
     calls: Arc<Calls>,
     request_timeout: Duration,
@@ -71,7 +71,7 @@ pub(crate) struct Answerer {
 
 impl Answerer {
     pub(crate) fn new(
-        routes: Gated<Contained<Routes>>,
+        routes: Contained<Gated<Routes>>,
         peer: Peer,
         calls: &Arc<Calls>,
         request_timeout: Duration,

@@ -122,7 +122,7 @@ settings! {
     socket_group: String = "", "KEY_SERVER_SOCKET_GROUP";
     /// The CSV with the keys; none is fine when the store has keys.
     key_config_file: PathBuf = "api_keys.csv", "KEY_CONFIG_FILE";
-    /// The policy, who may do what (docs/policy.md); empty: keys are for the server's uid, root, and the socket's group.
+    /// The policy, who may do what (docs/policy.md); empty: keys are for the server's uid, root, and the socket's owner and group.
     policy_file: PathBuf = "", "KEY_SERVER_POLICY_FILE";
     /// Where ledger, projection and secret store are; empty: `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/key-server`, else `~/.local/state/key-server`.
     state_dir: PathBuf = "", "KEY_SERVER_STATE_DIR";

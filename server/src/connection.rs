@@ -62,7 +62,7 @@ struct Times {
 #[derive(Clone)]
 pub(crate) struct Conversation {
     http: http2::Builder<Tasks>,
-    routes: Gated<Contained<Routes>>,
+    routes: Contained<Gated<Routes>>,
     times: Times,
     /// Told to go.
     stop: CancellationToken,
@@ -86,7 +86,7 @@ impl Conversation {
     /// are told to go at `stop` and cut at `cut`.
     pub(crate) fn new(
         settings: &Settings,
-        routes: Gated<Contained<Routes>>,
+        routes: Contained<Gated<Routes>>,
         tasks: TaskTracker,
         (stop, cut): (CancellationToken, CancellationToken),
     ) -> Self {

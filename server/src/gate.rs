@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use key_server_core::Time;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -81,7 +82,7 @@ impl Gate {
     }
 
     fn enter(self: &Arc<Self>, uid: u32) -> Result<Pass, ServiceError> {
-        let now = self.clock.now();
+        let now = if self.rate.is_some() { self.clock.now() } else { Time::default() };
         let mut callers = self.callers();
         if !callers.by_uid.contains_key(&uid) {
             if callers.by_uid.len() >= callers.sweep_at.clamp(SWEEP_AT, CALLERS_MAX) {
@@ -236,8 +237,6 @@ where
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
-
-    use key_server_core::Time;
 
     use super::*;
 

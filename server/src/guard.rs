@@ -366,7 +366,7 @@ fn denied(
         Ground::NoRule => "no rule of the policy fits it".to_owned(),
         Ground::NoFile | Ground::Operator => format!(
             "without a policy, keys are for root, for uid {server_uid}, which runs the server, \
-             and for the socket's group"
+             and for the socket's owner and group"
         ),
     };
     let message = format!("uid {uid} may not {what} ({why}); ask the operator");

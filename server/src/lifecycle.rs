@@ -195,7 +195,10 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
             (Some(socket), listener)
         }
     };
-    access.socket_is_of(socket_group(&settings));
+    if let Ok(metadata) = settings.socket.symlink_metadata() {
+        let lets_group_in = metadata.mode() & 0o020 != 0;
+        access.socket_is_of(metadata.uid(), lets_group_in.then(|| metadata.gid()));
+    }
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
     let state_dir = parts.state_dir;
     let running = Running::spawn(&settings, service, checkpoints, socket, listener, state_dir);
@@ -214,17 +217,11 @@ fn access(
     if file.is_none() && lets_everyone_connect {
         tracing::warn!(
             "socket_mode lets everyone connect, and without a policy_file only root, the server's \
-             own uid and the socket's group are given keys: write a policy (docs/policy.md)"
+             own uid, the socket's owner and its group are given keys: write a policy (docs/policy.md)"
         );
     }
     let server_uid = rustix::process::geteuid().as_raw();
     Access::open(file, server_uid, Arc::clone(clock)).map(Arc::new)
-}
-
-/// The group that the socket's mode lets in, if it does.
-fn socket_group(settings: &Settings) -> Option<u32> {
-    let metadata = settings.socket.symlink_metadata().ok()?;
-    (metadata.mode() & 0o020 != 0).then(|| metadata.gid())
 }
 
 fn fleet(
@@ -416,12 +413,12 @@ impl Running {
             .add_service(reflection_v1())
             .add_service(reflection_v1alpha())
             .add_service(service);
-        let panics = Arc::clone(&self.service.node.panics);
-        let routes = Contained { service: routes.prepare(), panics };
         let clock = Arc::clone(&self.service.engine.clock);
         let gate = Gate::new(clock, settings.calls_per_second, settings.calls_max);
         let audit = Arc::clone(&self.service.audit);
-        let routes = Gated { inner: routes, gate: Arc::new(gate), audit };
+        let routes = Gated { inner: routes.prepare(), gate: Arc::new(gate), audit };
+        let panics = Arc::clone(&self.service.node.panics);
+        let routes = Contained { service: routes, panics };
         self.tell_readiness(health.clone());
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
         let conversation = Conversation::new(settings, routes, self.tasks.clone(), (stop, cut));

@@ -218,9 +218,11 @@ pub struct Policy {
 /// Where the rules come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// No file: applications are the server's uid, root, and the members of
-    /// this group, which the socket is open to.
+    /// No file: applications are the server's uid, root, and whom the socket
+    /// belongs to.
     None {
+        /// The socket's owner.
+        socket_uid: Option<u32>,
         /// The socket's group, when its mode lets a group in.
         socket_gid: Option<u32>,
     },
@@ -244,9 +246,10 @@ impl Policy {
             return allowed(Ground::Operator);
         }
         match &self.source {
-            Source::None { socket_gid } => {
+            Source::None { socket_uid, socket_gid } => {
+                let is_owner = *socket_uid == Some(subject.uid);
                 let is_member = socket_gid.is_some_and(|gid| subject.is_in(gid));
-                match (is_operator || is_member, ask.verb.is_of_operators()) {
+                match (is_operator || is_owner || is_member, ask.verb.is_of_operators()) {
                     (true, false) => allowed(Ground::NoFile),
                     (true, true) => denied(Ground::NoFile, Denial::Verb),
                     (false, _) => denied(Ground::NoFile, Denial::Caller),

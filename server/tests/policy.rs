@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use key_server_ledger::{Fact, read};
 use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect_as, connect_in};
 use key_server_testkit::picture::picture;
@@ -401,8 +402,20 @@ async fn a_hundred_thousand_calls_on_sessions_of_others_do_nothing_and_tell_noth
     assert_eq!(answers.len(), KINDS, "one answer for each kind of call: {answers:#?}");
     assert!(answers.iter().all(|answer| answer.contains("NotFound")), "{answers:#?}");
     assert_eq!(picture(&mut server.client).await, before);
-    let after = server.client.health(v1::HealthRequest {}).await.unwrap().into_inner();
-    assert_eq!(after.ledger_position, ledger.ledger_position, "nothing happened");
+    // The ledger tells of the calls, and of nothing that they did.
+    server.running.stop().await.unwrap();
+    let from = u64::try_from(ledger.ledger_position).unwrap() + 1;
+    let records = read::records(&home.state().join("ledger"), Some(from)).unwrap();
+    let facts: Vec<Fact> = records.map(|record| record.unwrap().fact).collect();
+    let is_told = |fact: &Fact| matches!(fact, Fact::CallNoted(_) | Fact::CallsCounted(_));
+    let others: Vec<_> = facts.iter().filter(|fact| !is_told(fact)).collect();
+    assert!(matches!(others[..], [Fact::NodeStopped]), "{others:?}");
+    let counted = facts.iter().map(|fact| match fact {
+        Fact::CallNoted(call) => u64::from(call.reason.is_some()),
+        Fact::CallsCounted(calls) if calls.reason.is_some() => calls.count,
+        _ => 0,
+    });
+    assert_eq!(counted.sum::<u64>(), FOREIGN_CALLS as u64, "each refusal is counted");
 }
 
 /// A call of the kind, for a session that is not the caller's.

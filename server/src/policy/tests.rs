@@ -261,7 +261,7 @@ fn the_first_rule_that_fits_decides_and_nothing_after_it() {
 }
 
 #[test]
-fn without_a_file_keys_are_for_root_the_servers_uid_and_the_sockets_group() {
+fn without_a_file_keys_are_for_root_the_servers_uid_and_the_sockets_owner_and_group() {
     for (socket_gid, uid, groups, verb, is_allowed) in [
         (None, 0, &[][..], Verb::Select, true),
         (None, SERVER_UID, &[], Verb::Select, true),
@@ -269,6 +269,8 @@ fn without_a_file_keys_are_for_root_the_servers_uid_and_the_sockets_group() {
         (None, 1_001, &[], Verb::Select, false),
         (None, 1_001, &[], Verb::Stats, false),
         (Some(50), 1_001, &[], Verb::Select, false),
+        (None, 1_002, &[], Verb::Select, true),
+        (None, 1_002, &[], Verb::Reload, false),
         (Some(50), 1_001, &[60, 50], Verb::Select, true),
         (Some(50), 1_001, &[50], Verb::Track, true),
         (Some(50), 1_001, &[50], Verb::Reload, false),
@@ -276,7 +278,10 @@ fn without_a_file_keys_are_for_root_the_servers_uid_and_the_sockets_group() {
         (Some(50), 1_001, &[50], Verb::ReleaseAll, false),
         (Some(100), 1_001, &[], Verb::Select, true),
     ] {
-        let policy = Policy { server_uid: SERVER_UID, source: Source::None { socket_gid } };
+        let policy = Policy {
+            server_uid: SERVER_UID,
+            source: Source::None { socket_uid: Some(1_002), socket_gid },
+        };
         let subject = Subject { uid, gid: 100, groups, executable: None };
         let decision = policy.decide(&subject, &Ask::of(verb));
         assert_eq!(decision.is_allowed(), is_allowed, "{socket_gid:?} {uid} {groups:?} {verb:?}");

@@ -24,10 +24,14 @@ pub fn run(bytes: &[u8]) {
             assert!(problem.line.is_none_or(|line| line as usize <= lines), "{problem}");
             assert!(!problem.message.is_empty());
         }
+        let text = String::from_utf8_lossy(bytes);
         for key in &import.keys {
             let said = import.problems.iter().map(ToString::to_string).collect::<String>();
             let secret = key.secret.expose();
-            assert!(is_word(secret) || !said.contains(secret), "a problem repeats a credential");
+            // What stands elsewhere too, as the name of a column say, is shown
+            // for being that.
+            let is_only_a_secret = text.matches(secret).count() == 1 && !is_word(secret);
+            assert!(!is_only_a_secret || !said.contains(secret), "a problem repeats a credential");
         }
         if let Ok(plan) = plan(&[], &import, "csv@n_fuzz", Force::No) {
             assert!(plan.change.remove.is_empty());

@@ -42,7 +42,7 @@ fuzz() {
         found=$(grep -oE 'cov: [0-9]+' "$work.log" | tail -n 1)
         echo "$name: $units runs in $seconds s, ${found#cov: } branches seen"
     else
-        echo "$name: FAILED; the end of what it said:" >&2
+        echo "$name: FAILED (exit code $?); the end of what it said:" >&2
         tail -n 40 "$work.log" >&2
         return 1
     fi

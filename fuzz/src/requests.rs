@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut};
 use key_server_testkit::client::channel;
 use key_server_testkit::server::{Embedded, EmbeddedHome};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -25,8 +26,7 @@ const VERBS: [&str; 6] =
 const CALLS_MAX: u32 = 20_000;
 
 struct Place {
-    /// Goes first, with both ends of the connection: libFuzzer does not ignore
-    /// SIGPIPE.
+    /// Goes first, and both ends of the connection with it.
     runtime: Runtime,
     server: Option<(EmbeddedHome, Embedded, Grpc<Channel>)>,
     calls: u32,
@@ -58,6 +58,12 @@ impl Place {
     fn new() -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
+        {
+            // Rust's own entry ignores SIGPIPE; libFuzzer's dies of it, in
+            // silence, when one end of the connection goes before the other.
+            let _inside = runtime.enter();
+            let _handled = signal(SignalKind::pipe()).expect("a signal can be handled");
+        }
         Self { runtime, server: None, calls: 0 }
     }
 

@@ -1,22 +1,14 @@
 //! The CSV with the keys.
 
-use std::cell::LazyCell;
-use std::thread_local;
-
 use key_server_secrets::{CsvLimits, Force, import_csv, plan};
-use tempfile::TempDir;
 
 use crate::scratch;
-
-thread_local! {
-    static DIR: LazyCell<TempDir> = const { LazyCell::new(scratch::dir) };
-}
 
 /// A file of these bytes is imported, or each problem has a line; nothing that
 /// is imported, and nothing that is said, is more than the file holds.
 pub fn run(bytes: &[u8]) {
-    DIR.with(|dir| {
-        let path = scratch::write(dir.path(), "api_keys.csv", bytes);
+    scratch::within(|dir| {
+        let path = scratch::write(dir, "api_keys.csv", bytes);
         let limits = CsvLimits::default();
         let import = import_csv(&path, &limits);
         let lines = bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() + 1;

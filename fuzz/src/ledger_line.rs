@@ -1,20 +1,12 @@
 //! The form of a ledger's lines, behind checksum and chain.
 
-use std::cell::LazyCell;
 use std::path::Path;
-use std::thread_local;
 
 use data_encoding::HEXLOWER;
 use key_server_ledger::{read, verify};
 use sha2::{Digest, Sha256};
 
-use tempfile::TempDir;
-
 use crate::scratch;
-
-thread_local! {
-    static DIR: LazyCell<TempDir> = const { LazyCell::new(scratch::dir) };
-}
 
 const FIRST_SEGMENT: &str = "00000000000000000001.jsonl";
 
@@ -22,9 +14,9 @@ const FIRST_SEGMENT: &str = "00000000000000000001.jsonl";
 /// comes after is made right, so that mutations reach what the line says. What
 /// is read is the same as what verifies, and says so again when it is shown.
 pub fn run(bytes: &[u8]) {
-    let (verified, records) = DIR.with(|dir| {
-        scratch::write(dir.path(), FIRST_SEGMENT, &chained(bytes));
-        (verify::verify(dir.path()), records(dir.path()))
+    let (verified, records) = scratch::within(|dir| {
+        scratch::write(dir, FIRST_SEGMENT, &chained(bytes));
+        (verify::verify(dir), records(dir))
     });
     match &verified {
         Ok(report) => {

@@ -1,22 +1,14 @@
 //! The settings file.
 
-use std::cell::LazyCell;
-use std::thread_local;
-
 use key_server_server::config::{NAMES, Sources, resolve};
-use tempfile::TempDir;
 
 use crate::scratch;
-
-thread_local! {
-    static DIR: LazyCell<TempDir> = const { LazyCell::new(scratch::dir) };
-}
 
 /// A settings file of these bytes is taken as a whole, or its problems are
 /// named.
 pub fn run(bytes: &[u8]) {
-    DIR.with(|dir| {
-        let path = scratch::write(dir.path(), "config.toml", bytes);
+    scratch::within(|dir| {
+        let path = scratch::write(dir, "config.toml", bytes);
         match resolve(&Sources::default().with_file(&path)) {
             Ok((settings, shown)) => {
                 assert_eq!(shown.len(), NAMES.len());

@@ -1,5 +1,6 @@
 //! The daemon in a directory of its own, and how long it takes to answer.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -27,6 +28,13 @@ pub(crate) struct Daemon {
 /// A home with so many keys in its CSV.
 pub(crate) fn home(place: &Place, keys: usize) -> anyhow::Result<Home> {
     Ok(Home::new_in(&place.dir, &place.program, &csv::with_keys(keys))?)
+}
+
+/// The same, with a socket that everybody may connect to.
+pub(crate) fn open_home(place: &Place, keys: usize) -> anyhow::Result<Home> {
+    let home = home(place, keys)?.with("KEY_SERVER_SOCKET_MODE", "0666");
+    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711))?;
+    Ok(home)
 }
 
 /// Starts the daemon.

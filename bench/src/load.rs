@@ -8,7 +8,7 @@ use key_server_testkit::client::{Client, connect};
 use tokio::task::JoinSet;
 
 use crate::clock::now;
-use crate::figures::median_time;
+use crate::figures::{median_time, percentile};
 use crate::{calls, process};
 
 /// Connections that the calls in flight are spread over: as many applications.
@@ -143,4 +143,21 @@ where
         answers.push(answer??);
     }
     Ok(answers)
+}
+
+/// The p99 of selects at fixed times, in milliseconds.
+pub(crate) async fn select_p99_ms(
+    client: &Client,
+    per_second: f64,
+    time: Duration,
+) -> anyhow::Result<f64> {
+    let select = |_| {
+        let mut client = client.clone();
+        async move {
+            let begin = now();
+            calls::select(&mut client, &calls::new_session()).await?;
+            Ok(begin.elapsed())
+        }
+    };
+    Ok(percentile(&at_rate(per_second, time, select).await?, 99.0).as_secs_f64() * 1e3)
 }

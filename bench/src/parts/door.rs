@@ -2,20 +2,19 @@
 //! send too much, come in masses, hold up a stop.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use key_server_testkit::client::{Client, as_user, connect};
-use key_server_testkit::process::{Home, ServerProcess};
+use key_server_testkit::client::{as_user, connect};
+use key_server_testkit::process::ServerProcess;
 use key_server_testkit::raw::{self, Raw};
 
 use crate::clock::now;
-use crate::figures::{compare, percentile};
-use crate::load::at_rate;
+use crate::figures::compare;
+use crate::load::select_p99_ms;
 use crate::row::{Goal, Row, Unit};
 use crate::{Place, calls, daemon, output, process};
 
@@ -36,13 +35,6 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     rows.extend(few_files(place).await?);
     rows.extend(stop(place).await?);
     Ok(rows)
-}
-
-/// A home whose socket everybody may connect to.
-fn open_home(place: &Place) -> anyhow::Result<Home> {
-    let home = daemon::home(place, KEYS)?.with("KEY_SERVER_SOCKET_MODE", "0666");
-    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711))?;
-    Ok(home)
 }
 
 /// Connections of another user, if this one may be another.
@@ -77,13 +69,13 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 }
 
 async fn silence(place: &Place) -> anyhow::Result<Vec<Row>> {
-    let home = open_home(place)?;
+    let home = daemon::open_home(place, KEYS)?;
     let daemon = daemon::start(&home).await?;
     let (mut rounds, mut closed_in) = (Vec::new(), Vec::new());
     let count = place.count(ROUNDS);
     output::progress(&format!("  silent peers and none, {count} rounds of {ROUND:?} each"));
     for _ in 0..count {
-        let quiet = p99_ms(&daemon.client).await?;
+        let quiet = select_p99_ms(&daemon.client, RATE, ROUND).await?;
         let begin = now();
         let path = home.socket();
         let flood = tokio::task::spawn_blocking(move || {
@@ -99,7 +91,7 @@ async fn silence(place: &Place) -> anyhow::Result<Vec<Row>> {
             }
             anyhow::Ok(begin.elapsed())
         };
-        let (flooded, closed) = tokio::join!(p99_ms(&daemon.client), closing);
+        let (flooded, closed) = tokio::join!(select_p99_ms(&daemon.client, RATE, ROUND), closing);
         rounds.push((flooded?, quiet));
         closed_in.push(closed?);
     }
@@ -124,25 +116,13 @@ async fn silence(place: &Place) -> anyhow::Result<Vec<Row>> {
     ])
 }
 
-async fn p99_ms(client: &Client) -> anyhow::Result<f64> {
-    let select = |_| {
-        let mut client = client.clone();
-        async move {
-            let begin = now();
-            calls::select(&mut client, &calls::new_session()).await?;
-            Ok(begin.elapsed())
-        }
-    };
-    Ok(percentile(&at_rate(RATE, ROUND, select).await?, 99.0).as_secs_f64() * 1e3)
-}
-
 /// 100 connections, each with messages of 4 MiB: as much as the server allows
 /// ahead of reading, then the rest regardless of what it allows.
 async fn masses(place: &Place) -> anyhow::Result<Row> {
     const CONNECTIONS: usize = 100;
     const MESSAGE_BYTES: usize = 4 << 20;
     output::progress("  messages of 4 MiB");
-    let home = open_home(place)?;
+    let home = daemon::open_home(place, KEYS)?;
     let daemon = daemon::start(&home).await?;
     let before = process::memory(daemon.server.pid())?.resident;
     let path = home.socket();
@@ -203,7 +183,7 @@ async fn few_files(place: &Place) -> anyhow::Result<Vec<Row>> {
     const FLOOD: usize = 1_000;
     const TIME: Duration = Duration::from_secs(5);
     output::progress("  256 open files, 1,000 connections");
-    let home = open_home(place)?;
+    let home = daemon::open_home(place, KEYS)?;
     let serve = home.command(&["serve"]);
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", LIMIT]).arg(serve.get_program()).current_dir(home.path()).env_clear();
@@ -264,7 +244,7 @@ async fn stop(place: &Place) -> anyhow::Result<Vec<Row>> {
     const PEERS: usize = 100;
     const CALLS: usize = 50;
     output::progress("  a stop with silent peers and calls in flight");
-    let home = open_home(place)?;
+    let home = daemon::open_home(place, KEYS)?;
     let daemon = daemon::start(&home).await?;
     let silent = peers(home.socket(), PEERS, b"");
     let path = home.socket();

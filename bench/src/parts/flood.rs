@@ -30,12 +30,9 @@ const ROUND: Duration = Duration::from_secs(4);
 const KEYS: usize = 1_000;
 
 pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
-    let home = daemon::home(place, KEYS)?
-        .with("KEY_SERVER_SOCKET_MODE", "0666")
+    let home = daemon::open_home(place, KEYS)?
         .with("KEY_SERVER_CALLS_PER_SECOND", CALLS_PER_SECOND)
         .with_policy(EVERYONE)?;
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-    std::fs::set_permissions(home.path(), open)?;
     let daemon = daemon::start(&home).await?;
     let mut other = Vec::new();
     for _ in 0..CONNECTIONS {

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use key_server_testkit::client::Client;
-
-use crate::clock::now;
-use crate::figures::{compare, percentile};
+use crate::figures::compare;
 use crate::fleet::Fleet;
-use crate::load::at_rate;
+use crate::load::select_p99_ms;
 use crate::row::{Goal, Row, Unit};
-use crate::{Place, calls, output};
+use crate::{Place, output};
 
 const KEYS: usize = 1_000;
 const RATE: f64 = 300.0;
@@ -23,9 +20,9 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     let count = place.count(ROUNDS);
     output::progress(&format!("  Redis stopped and not, {count} rounds of {ROUND:?} each"));
     for _ in 0..count {
-        let quiet = p99_ms(client).await?;
+        let quiet = select_p99_ms(client, RATE, ROUND).await?;
         fleet.redis.freeze()?;
-        let frozen = p99_ms(client).await;
+        let frozen = select_p99_ms(client, RATE, ROUND).await;
         fleet.redis.thaw()?;
         rounds.push((frozen?, quiet));
         fleet.nodes[0].settle(&fleet.redis).await?;
@@ -39,16 +36,4 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
         unit: Unit::Ratio,
         details: format!("{:.2} ms, quiet {:.2} ms", compared.first, compared.second),
     }])
-}
-
-async fn p99_ms(client: &Client) -> anyhow::Result<f64> {
-    let select = |_| {
-        let mut client = client.clone();
-        async move {
-            let begin = now();
-            calls::select(&mut client, &calls::new_session()).await?;
-            Ok(begin.elapsed())
-        }
-    };
-    Ok(percentile(&at_rate(RATE, ROUND, select).await?, 99.0).as_secs_f64() * 1e3)
 }

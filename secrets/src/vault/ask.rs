@@ -40,7 +40,7 @@ impl Kv {
     }
 
     async fn denied(&self, call: &Call, needs: Capability) -> SecretStoreError {
-        if let Some(error) = Box::pin(self.version_set_wrong()).await {
+        if let Ok(Some(error)) = Box::pin(self.version_set_wrong()).await {
             return error;
         }
         let version = self.version().await.unwrap_or(KvVersion::V2);

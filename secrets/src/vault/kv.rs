@@ -287,30 +287,27 @@ impl Kv {
         if words.contains("no handler for route") {
             return Err(self.not_mounted());
         }
-        if let Some(set) = self.set_version
-            && let Some(is) = self.mounted_version().await?
-            && is != set
-        {
-            return Err(self.of_other_version(is, set));
-        }
-        Ok(Vec::new())
+        self.version_set_wrong().await?.map_or(Ok(Vec::new()), Err)
     }
 
     /// What is wrong when the version was set and another is mounted; nothing
     /// when it was not, or Vault does not say.
-    pub(super) async fn version_set_wrong(&self) -> Option<SecretStoreError> {
-        let set = self.set_version?;
-        let is = self.mounted_version().await.ok()??;
-        (is != set).then(|| self.of_other_version(is, set))
-    }
-
-    fn of_other_version(&self, is: KvVersion, set: KvVersion) -> SecretStoreError {
-        SecretStoreError::Denied(format!(
-            "the KV engine at {} in Vault at {} is of version {is}, not {set}: set \
-             KEY_SERVER_VAULT_KV_VERSION={is}, or leave it out",
-            self.mount,
-            self.http.address(),
-        ))
+    ///
+    /// # Errors
+    /// When Vault cannot be asked.
+    pub(super) async fn version_set_wrong(
+        &self,
+    ) -> Result<Option<SecretStoreError>, SecretStoreError> {
+        let Some(set) = self.set_version else { return Ok(None) };
+        let is = self.mounted_version().await?.filter(|is| *is != set);
+        Ok(is.map(|is| {
+            SecretStoreError::Denied(format!(
+                "the KV engine at {} in Vault at {} is of version {is}, not {set}: set \
+                 KEY_SERVER_VAULT_KV_VERSION={is}, or leave it out",
+                self.mount,
+                self.http.address(),
+            ))
+        }))
     }
 
     async fn detect(&self) -> Result<KvVersion, SecretStoreError> {
@@ -325,17 +322,16 @@ impl Kv {
                 self.http.address(),
             )));
         }
-        Err({
-            SecretStoreError::Denied(format!(
-                "Vault at {} does not say what is mounted at {}: there is no such mount (run: \
-                 vault secrets enable -version=2 -path={} kv), or the token may do nothing there. If it may not look, set KEY_SERVER_VAULT_KV_VERSION to 1 or 2. The \
-                 policy that a token needs:\n\n{}",
-                self.http.address(),
-                self.mount,
-                self.mount,
-                fault::policy(KvVersion::V2, &self.mount, &self.path),
-            ))
-        })
+        Err(SecretStoreError::Denied(format!(
+            "Vault at {} does not say what is mounted at {}: there is no such mount (run: vault \
+             secrets enable -version=2 -path={} kv), or the token may do nothing there. If it may \
+             not look, set KEY_SERVER_VAULT_KV_VERSION to 1 or 2. The policy that a token \
+             needs:\n\n{}",
+            self.http.address(),
+            self.mount,
+            self.mount,
+            fault::policy(KvVersion::V2, &self.mount, &self.path),
+        )))
     }
 
     /// Whether Vault answers for the token; an agent answers for its own.

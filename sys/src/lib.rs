@@ -9,7 +9,6 @@ mod memory;
 mod peer;
 mod process;
 mod sandbox;
-mod stack;
 mod wiping;
 
 pub use environment::wipe_variable;
@@ -18,5 +17,4 @@ pub use memory::{can_keep_in_ram, keep_in_ram};
 pub use peer::{peer_groups, peer_pidfd};
 pub use process::protect;
 pub use sandbox::{Network, SandboxError, limit_calls, limit_files};
-pub use stack::wipe_stack;
 pub use wiping::Wiping;

@@ -6,8 +6,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 ///
 /// Credentials pass through buffers of other people's libraries: of the wire,
 /// of encryption, of text formats. Whatever these free is gone afterwards, also
-/// when a buffer grew and moved. What such an allocator costs is in
-/// `docs/decisions/0005-secrets-in-memory.md`.
+/// when a buffer grew and moved. Freeing costs time in proportion to the block;
+/// `docs/decisions/0005-secrets-in-memory.md` says why that is paid.
 pub struct Wiping;
 
 // SAFETY: every call goes to the system's allocator with the layout that the

@@ -180,7 +180,7 @@ pub struct Socket {
 ///
 /// # Errors
 /// Any [`SocketError`].
-pub fn check(path: &Path, access: &Ownership) -> Result<(), SocketError> {
+pub fn check(path: &Path, ownership: &Ownership) -> Result<(), SocketError> {
     let bytes = path.as_os_str().len();
     if bytes > SOCKET_PATH_BYTES_MAX {
         return Err(SocketError::TooLong { path: path.to_owned(), bytes });
@@ -189,7 +189,7 @@ pub fn check(path: &Path, access: &Ownership) -> Result<(), SocketError> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(SocketError::Io { doing: "look at", path: path.to_owned(), source }),
-        Ok(metadata) => check_occupied(path, &metadata, access),
+        Ok(metadata) => check_occupied(path, &metadata, ownership),
     }
 }
 
@@ -225,7 +225,11 @@ fn warn_of_directory(dir: &Path) {
     }
 }
 
-fn check_occupied(path: &Path, metadata: &Metadata, access: &Ownership) -> Result<(), SocketError> {
+fn check_occupied(
+    path: &Path,
+    metadata: &Metadata,
+    ownership: &Ownership,
+) -> Result<(), SocketError> {
     let not_ours = |what| Err(SocketError::NotOurs { path: path.to_owned(), what });
     let kind = metadata.file_type();
     if kind.is_dir() {
@@ -238,7 +242,7 @@ fn check_occupied(path: &Path, metadata: &Metadata, access: &Ownership) -> Resul
     match UnixStream::connect(path) {
         Ok(stream) => Err(SocketError::Live { path: path.to_owned(), holder: holder(&stream) }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            let owner = access.owner.unwrap_or_else(|| geteuid().as_raw());
+            let owner = ownership.owner.unwrap_or_else(|| geteuid().as_raw());
             let is_ours = metadata.uid() == owner || metadata.uid() == geteuid().as_raw();
             if is_ours { Ok(()) } else { not_ours("a dead socket of another user") }
         }
@@ -254,17 +258,17 @@ fn holder(stream: &UnixStream) -> String {
 }
 
 /// Listens at the path; a dead socket of ours that is in the way is removed.
-/// The socket is as `access` says from the first instant in which anybody can
+/// The socket is as `ownership` says from the first instant in which anybody can
 /// find it. Call it before other threads make files: the umask belongs to the
 /// process.
 ///
 /// # Errors
 /// Any [`SocketError`].
-pub fn listen(path: &Path, access: &Ownership) -> Result<(Socket, UnixListener), SocketError> {
-    check(path, access)?;
+pub fn listen(path: &Path, ownership: &Ownership) -> Result<(Socket, UnixListener), SocketError> {
+    check(path, ownership)?;
     let lock = Lock::take(path)?;
     // Again: who held the lock until now may have left something.
-    check(path, access)?;
+    check(path, ownership)?;
     warn_of_directory(directory(path));
     let io_error = |doing| move |source| SocketError::Io { doing, path: path.to_owned(), source };
     match std::fs::remove_file(path) {
@@ -273,9 +277,9 @@ pub fn listen(path: &Path, access: &Ownership) -> Result<(Socket, UnixListener),
         }
         _ => {}
     }
-    let listener = match access {
+    let listener = match ownership {
         Ownership { mode, owner: None, group: None } => bind_with_mode(path, *mode),
-        _ => bind_out_of_sight(path, access),
+        _ => bind_out_of_sight(path, ownership),
     };
     let listener = listener.map_err(io_error("listen on"))?;
     listener.set_nonblocking(true).map_err(io_error("listen on"))?;
@@ -320,7 +324,7 @@ fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
 /// directory that only we can enter, given away there, and appears by a rename
 /// that does not replace anything. The directory is held by descriptors: who
 /// can write beside it cannot put another in its place.
-fn bind_out_of_sight(path: &Path, access: &Ownership) -> io::Result<UnixListener> {
+fn bind_out_of_sight(path: &Path, ownership: &Ownership) -> io::Result<UnixListener> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = openat(CWD, directory(path), dir_flags, Mode::empty())?;
@@ -331,7 +335,7 @@ fn bind_out_of_sight(path: &Path, access: &Ownership) -> io::Result<UnixListener
     let bound = openat(&parent, &hidden_name, dir_flags | OFlags::NOFOLLOW, Mode::empty())
         .map_err(io::Error::from)
         .and_then(|hidden| {
-            let bound = bind_within(&hidden, access).and_then(|listener| {
+            let bound = bind_within(&hidden, ownership).and_then(|listener| {
                 renameat_with(&hidden, SOCKET, &parent, name, RenameFlags::NOREPLACE)?;
                 Ok(listener)
             });
@@ -347,14 +351,14 @@ fn bind_out_of_sight(path: &Path, access: &Ownership) -> io::Result<UnixListener
 /// The name of a socket within its hidden directory.
 const SOCKET: &str = "socket";
 
-fn bind_within(hidden: &OwnedFd, access: &Ownership) -> io::Result<UnixListener> {
+fn bind_within(hidden: &OwnedFd, ownership: &Ownership) -> io::Result<UnixListener> {
     let stat = statat(hidden, "", AtFlags::EMPTY_PATH)?;
     if stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
         return Err(io::Error::other("somebody put another directory in the place of ours"));
     }
     let path = format!("/proc/self/fd/{}/{SOCKET}", hidden.as_raw_fd());
-    let listener = bind_with_mode(Path::new(&path), access.mode)?;
-    let (owner, group) = (access.owner.map(Uid::from_raw), access.group.map(Gid::from_raw));
+    let listener = bind_with_mode(Path::new(&path), ownership.mode)?;
+    let (owner, group) = (ownership.owner.map(Uid::from_raw), ownership.group.map(Gid::from_raw));
     chownat(hidden, SOCKET, owner, group, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| {
         let what = "only root can give it to another user, and only members to a group";
         io::Error::other(format!("cannot give it its owner and group: {error}; {what}"))
@@ -483,8 +487,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let own = rustix::process::getegid().as_raw();
-        let access = Ownership { mode: 0o660, owner: None, group: Some(own) };
-        let (socket, _listener) = listen(&path, &access).unwrap();
+        let ownership = Ownership { mode: 0o660, owner: None, group: Some(own) };
+        let (socket, _listener) = listen(&path, &ownership).unwrap();
         let metadata = path.metadata().unwrap();
         assert_eq!((metadata.mode() & 0o777, metadata.gid()), (0o660, own));
         UnixStream::connect(&path).unwrap();
@@ -501,9 +505,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         std::fs::write(&path, "x").unwrap();
-        let access = Ownership { mode: 0o660, owner: None, group: Some(0) };
-        let access = Ownership { group: Some(rustix::process::getegid().as_raw()), ..access };
-        let error = bind_out_of_sight(&path, &access).unwrap_err();
+        let ownership = Ownership { mode: 0o660, owner: None, group: Some(0) };
+        let ownership = Ownership { group: Some(rustix::process::getegid().as_raw()), ..ownership };
+        let error = bind_out_of_sight(&path, &ownership).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "x");
         assert_eq!(dir.path().read_dir().unwrap().count(), 1);

@@ -594,8 +594,7 @@ impl Keys {
 
     /// What [`Keys::serve`] would do.
     fn would_serve(&self, keys: &[StoredKey]) -> Synced {
-        let desired = keys.iter().map(|key| Arc::clone(&key.facts)).collect();
-        let command = SyncKeys { desired };
+        let command = exactly(keys);
         let Ok(decision) = self.engine.read(|state| command.decide(state, state.now(), 0));
         decision.reply
     }
@@ -607,13 +606,12 @@ impl Keys {
         caller: Option<&Arc<Caller>>,
         keys: Vec<StoredKey>,
     ) -> Result<Synced, ServiceError> {
-        let desired = keys.iter().map(|key| Arc::clone(&key.facts)).collect();
+        let command = exactly(&keys);
         let ids: HashSet<KeyId> = keys.iter().map(StoredKey::id).collect();
         {
             let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
             served.extend(keys.into_iter().map(|key| (key.id(), key.secret)));
         }
-        let command = SyncKeys { desired };
         let Ok(synced) = self.engine.submit(caller, None, &command).await?;
         let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
         served.retain(|key, _| ids.contains(key));
@@ -692,6 +690,11 @@ fn policy_refused(error: PolicyError) -> Reloaded {
 fn wall_text(ms: i64) -> String {
     let time = jiff::Timestamp::from_millisecond(ms);
     time.map_or_else(|_| "an unknown time".into(), |time| format!("{time:.0}"))
+}
+
+/// The command that has these keys served and no others.
+fn exactly(keys: &[StoredKey]) -> SyncKeys {
+    SyncKeys { desired: keys.iter().map(|key| Arc::clone(&key.facts)).collect() }
 }
 
 /// What the store holds after the plan.

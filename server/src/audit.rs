@@ -30,16 +30,16 @@ const VERBS: [&str; 5] =
 
 /// What a call names, as it was sent.
 #[derive(Debug, Default)]
-pub(crate) struct About {
+pub(crate) struct About<'call> {
     verb: &'static str,
-    session: Option<String>,
+    session: Option<&'call str>,
     owner: Option<u32>,
-    model: Option<String>,
-    key: Option<String>,
+    model: Option<&'call str>,
+    key: Option<&'call str>,
 }
 
-impl About {
-    pub(crate) fn select(request: &v1::SelectKeysRequest) -> Self {
+impl<'call> About<'call> {
+    pub(crate) fn select(request: &'call v1::SelectKeysRequest) -> Self {
         Self {
             verb: "SelectKeysForSession",
             session: named(&request.session_id),
@@ -48,7 +48,7 @@ impl About {
         }
     }
 
-    pub(crate) fn usage(request: &v1::TrackUsageRequest) -> Self {
+    pub(crate) fn usage(request: &'call v1::TrackUsageRequest) -> Self {
         Self {
             verb: "TrackUsage",
             session: named(&request.session_id),
@@ -58,7 +58,7 @@ impl About {
         }
     }
 
-    pub(crate) fn stats(request: &v1::GetStatsRequest) -> Self {
+    pub(crate) fn stats(request: &'call v1::GetStatsRequest) -> Self {
         Self {
             verb: "GetStats",
             session: named(&request.session_id),
@@ -68,7 +68,7 @@ impl About {
         }
     }
 
-    pub(crate) fn release(request: &v1::ReleaseKeyRequest) -> Self {
+    pub(crate) fn release(request: &'call v1::ReleaseKeyRequest) -> Self {
         Self {
             verb: "ReleaseKey",
             session: named(&request.session_id),
@@ -91,7 +91,7 @@ impl About {
     }
 
     /// With another model: the one that is the reason.
-    pub(crate) fn model(self, model: &str) -> Self {
+    pub(crate) fn model(self, model: &'call str) -> Self {
         Self { model: named(model), ..self }
     }
 
@@ -99,10 +99,10 @@ impl About {
     /// credential in the wrong field too.
     fn known(&self, state: &State, caller: Option<&Caller>, reason: Option<&str>) -> CallNoted {
         let owner = self.owner.or(caller.map(|caller| caller.uid));
-        let session = self.session.as_deref().zip(owner);
+        let session = self.session.zip(owner);
         let session = session.map(|(id, owner)| SessionRef { owner, id: id.into() });
-        let model = self.model.as_deref().and_then(|name| name.parse::<ModelName>().ok());
-        let key = self.key.as_deref().and_then(|id| id.parse::<KeyId>().ok());
+        let model = self.model.and_then(|name| name.parse::<ModelName>().ok());
+        let key = self.key.and_then(|id| id.parse::<KeyId>().ok());
         CallNoted {
             verb: self.verb.into(),
             reason: reason.map(Arc::from),
@@ -113,8 +113,8 @@ impl About {
     }
 }
 
-fn named(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
+fn named(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// What is counted together.
@@ -149,7 +149,7 @@ impl Audit {
     pub(crate) fn tell(
         &self,
         caller: Option<&Arc<Caller>>,
-        about: &About,
+        about: &About<'_>,
         reason: Option<&'static str>,
     ) {
         let kind = Kind { uid: caller.map(|caller| caller.uid), verb: about.verb, reason };

@@ -44,10 +44,10 @@ where
         let mut service = std::mem::replace(&mut self.service, next);
         let panics = Arc::clone(&self.panics);
         Box::pin(async move {
-            let path = request.uri().path().to_owned();
+            let uri = request.uri().clone();
             let work = async move { service.call(request).await };
-            match panics.caught(&format!("a call to {path:?}"), work).await {
-                Ok(Ok(response)) if path == SELECT => Ok(response.map(Filled::body)),
+            match panics.caught(|| format!("a call to {:?}", uri.path()), work).await {
+                Ok(Ok(response)) if uri.path() == SELECT => Ok(response.map(Filled::body)),
                 Ok(answer) => answer,
                 Err(error) => Ok(Status::from(error).into_http()),
             }

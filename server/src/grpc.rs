@@ -23,7 +23,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::SelectKeysResponse> {
         let about = About::select(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = self.select_keys(caller.clone(), request.into_inner()).await;
+        let answer = self.select_keys(&caller, request.get_ref()).await;
         match &answer {
             // What changed something has its own lines.
             Ok(response) if response.success => {}
@@ -39,7 +39,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::TrackUsageResponse> {
         let about = About::usage(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = Service::track_usage(self, caller.clone(), request.into_inner()).await;
+        let answer = Service::track_usage(self, &caller, request.get_ref()).await;
         self.told(&caller, &about, answer)
     }
 
@@ -62,7 +62,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::ReloadKeysResponse> {
         let about = About::reload();
         let caller = self.caller(&request, &about)?;
-        let answer = Service::reload_keys(self, caller.clone(), request.into_inner()).await;
+        let answer = Service::reload_keys(self, &caller, request.get_ref()).await;
         if let Ok(response) = &answer {
             let reason = (!response.success).then_some("RELOAD_REFUSED");
             self.audit.tell(Some(&caller), &about, reason);
@@ -76,7 +76,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::ReleaseKeyResponse> {
         let about = About::release(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = Service::release_key(self, caller.clone(), request.into_inner()).await;
+        let answer = Service::release_key(self, &caller, request.get_ref()).await;
         self.told(&caller, &about, answer)
     }
 
@@ -87,7 +87,7 @@ impl KeyServer for Service {
 }
 
 impl Service {
-    fn caller<T>(&self, request: &Request<T>, about: &About) -> Result<Peer, ServiceError> {
+    fn caller<T>(&self, request: &Request<T>, about: &About<'_>) -> Result<Peer, ServiceError> {
         let caller = self.guard.caller(request.extensions());
         caller.inspect_err(|error| self.audit.tell(None, about, Some(error.reason)))
     }
@@ -96,7 +96,7 @@ impl Service {
     fn told<T>(
         &self,
         caller: &Arc<Caller>,
-        about: &About,
+        about: &About<'_>,
         answer: Result<T, ServiceError>,
     ) -> Answer<T> {
         let answer =
@@ -106,7 +106,12 @@ impl Service {
 
     /// Records that no key could be given: an answer, and a refusal all the
     /// same.
-    fn tell_shortage(&self, caller: &Arc<Caller>, about: About, response: &v1::SelectKeysResponse) {
+    fn tell_shortage(
+        &self,
+        caller: &Arc<Caller>,
+        about: About<'_>,
+        response: &v1::SelectKeysResponse,
+    ) {
         let Some(shortage) = response.shortages.first() else { return };
         let reason = shortage.reason().as_str_name();
         let reason = reason.strip_prefix("SHORTAGE_REASON_").unwrap_or(reason);

@@ -353,7 +353,9 @@ impl Running {
         self.tasks.spawn(async move {
             while stop.run_until_cancelled(tokio::time::sleep(time)).await.is_some() {
                 // The log has it; the next round may go better.
-                let _ = panics.caught("work in the background", async { work().await }).await;
+                let _ = panics
+                    .caught(|| "work in the background".to_owned(), async { work().await })
+                    .await;
             }
         });
     }
@@ -367,7 +369,7 @@ impl Running {
             let panics = Arc::clone(&self.service.node.panics);
             self.tasks.spawn(async move {
                 // It cannot be begun again; Health and the log tell of it.
-                let work = panics.caught("work in the background", work);
+                let work = panics.caught(|| "work in the background".to_owned(), work);
                 let _ = stop.run_until_cancelled(work).await;
             });
         }
@@ -388,7 +390,7 @@ impl Running {
             let panics = Arc::clone(&service.node.panics);
             loop {
                 let repairs = recovery::run(service.clone(), health.clone());
-                let repairs = panics.caught("the repair of memory", repairs);
+                let repairs = panics.caught(|| "the repair of memory".to_owned(), repairs);
                 if stop.run_until_cancelled(repairs).await.is_none() {
                     break;
                 }

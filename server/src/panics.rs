@@ -40,13 +40,13 @@ impl Panics {
         ))
     }
 
-    /// Does `work`, of which the log speaks as `what`.
+    /// Does `work`; what the log is to call it is asked only when it panics.
     ///
     /// # Errors
     /// When it panics: a bug, with an id that is also in the log.
     pub(crate) async fn caught<T>(
         &self,
-        what: &str,
+        what: impl FnOnce() -> String,
         work: impl Future<Output = T>,
     ) -> Result<T, ServiceError> {
         let mut work = pin!(work);
@@ -59,7 +59,7 @@ impl Panics {
                 Err(_) => Poll::Ready(None),
             }
         });
-        done.await.ok_or_else(|| self.one_in(what))
+        done.await.ok_or_else(|| self.one_in(&what()))
     }
 
     fn one_in(&self, what: &str) -> ServiceError {

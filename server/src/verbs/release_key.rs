@@ -10,14 +10,14 @@ use crate::service::Service;
 impl Service {
     pub(crate) async fn release_key(
         &self,
-        caller: Peer,
-        request: v1::ReleaseKeyRequest,
+        caller: &Peer,
+        request: &v1::ReleaseKeyRequest,
     ) -> Result<v1::ReleaseKeyResponse, ServiceError> {
-        self.guard.allow(&caller, Verb::Release)?;
+        self.guard.allow(caller, Verb::Release)?;
         let (id, owner) = (&request.session_id, request.owner_uid);
-        let session = self.guard.session(&caller, id, owner, Verb::ReleaseAll)?;
-        let command = Release { session: session.clone(), scope: self.scope(&request)? };
-        match self.engine.submit(Some(&caller), Some(&session), &command).await? {
+        let session = self.guard.session(caller, id, owner, Verb::ReleaseAll)?;
+        let command = Release { session: session.clone(), scope: self.scope(request)? };
+        match self.engine.submit(Some(caller), Some(&session), &command).await? {
             Ok(released) => Ok(v1::ReleaseKeyResponse {
                 success: true,
                 released: wire::small_count(released.allocations_count),

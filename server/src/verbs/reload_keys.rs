@@ -13,13 +13,13 @@ use crate::service::Service;
 impl Service {
     pub(crate) async fn reload_keys(
         &self,
-        caller: Peer,
-        request: v1::ReloadKeysRequest,
+        caller: &Peer,
+        request: &v1::ReloadKeysRequest,
     ) -> Result<v1::ReloadKeysResponse, ServiceError> {
-        self.guard.allow(&caller, Verb::Reload)?;
+        self.guard.allow(caller, Verb::Reload)?;
         let path = (!request.path.is_empty()).then(|| PathBuf::from(&request.path));
         let reload = Reload { path, force: request.force, dry_run: request.dry_run };
-        let reloaded = self.keys.reload(Some(&caller), &reload).await?;
+        let reloaded = self.keys.reload(Some(caller), &reload).await?;
         Ok(response(reloaded))
     }
 }

@@ -21,13 +21,13 @@ const RESERVATIONS_MAX: u32 = 4;
 impl Service {
     pub(crate) async fn select_keys(
         &self,
-        caller: Peer,
-        request: v1::SelectKeysRequest,
+        caller: &Peer,
+        request: &v1::SelectKeysRequest,
     ) -> Result<v1::SelectKeysResponse, ServiceError> {
-        let session = self.guard.own_session(&caller, &request.session_id)?;
+        let session = self.guard.own_session(caller, &request.session_id)?;
         let models = self.guard.models(&request.models)?;
         let count = self.guard.count(request.count_per_model)?;
-        let grant = self.guard.allow_select(&caller, &models, count)?;
+        let grant = self.guard.allow_select(caller, &models, count)?;
         self.keys.check_ready()?;
         let wanted = u64::from(count) * models.len() as u64;
         self.guard.take_keys(&grant, wanted)?;
@@ -39,7 +39,7 @@ impl Service {
             reserved: None,
             owner_sessions_max: grant.sessions_max(),
         };
-        let answer = self.answer(&caller, &grant, command).await;
+        let answer = self.answer(caller, &grant, command).await;
         let given = answer.as_ref().map_or(0, |answer| answer.keys.len() as u64);
         self.guard.give_back_keys(&grant, wanted.saturating_sub(given));
         answer

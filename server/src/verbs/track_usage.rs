@@ -12,22 +12,22 @@ use crate::service::Service;
 impl Service {
     pub(crate) async fn track_usage(
         &self,
-        caller: Peer,
-        request: v1::TrackUsageRequest,
+        caller: &Peer,
+        request: &v1::TrackUsageRequest,
     ) -> Result<v1::TrackUsageResponse, ServiceError> {
-        let grant = self.guard.allow(&caller, Verb::Track)?;
-        let command = self.report(&caller, &request)?;
+        let grant = self.guard.allow(caller, Verb::Track)?;
+        let command = self.report(caller, request)?;
         let session = Some(&command.session);
-        match self.engine.submit(Some(&caller), session, &command).await? {
+        match self.engine.submit(Some(caller), session, &command).await? {
             Ok(tracked) => {
                 if tracked.repeated {
-                    self.audit.tell(Some(&caller), &About::usage(&request), None);
+                    self.audit.tell(Some(caller), &About::usage(request), None);
                 } else {
                     self.guard.charge_tokens(&grant, command.tokens.spent());
                 }
                 Ok(v1::TrackUsageResponse { success: true, late: tracked.late })
             }
-            Err(refusal) => Err(refusal_error(refusal, &request)),
+            Err(refusal) => Err(refusal_error(refusal, request)),
         }
     }
 

@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out_dir.join("key_server.binpb"), files.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::codec::SmallCodec")
         // It holds a credential: its Debug is written by hand.
         .skip_debug(["keyserver.v1.SelectedKey"])
         .compile_fds(files)?;

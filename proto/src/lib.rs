@@ -1,6 +1,8 @@
 //! The wire contract of Key Server, generated from
 //! `keyserver/v1/key_server.proto`.
 
+mod codec;
+
 use std::fmt;
 
 /// Messages, client and server of package `keyserver.v1`.

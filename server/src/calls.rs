@@ -14,12 +14,9 @@ use hyper::body::{Bytes, Incoming};
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::service::Routes;
 
-use crate::contained::Contained;
-use crate::gate::Gated;
 use crate::guard::Peer;
+use crate::services::Services;
 
 /// The caller's own deadline, by the name that gRPC has for it.
 const DEADLINE: &str = "grpc-timeout";
@@ -63,7 +60,7 @@ impl Drop for UnderWay {
 /// Answers the calls of one connection.
 #[derive(Clone)]
 pub(crate) struct Answerer {
-    routes: Contained<Gated<Routes>>,
+    services: Arc<Services>,
     peer: Peer,
     calls: Arc<Calls>,
     request_timeout: Duration,
@@ -71,12 +68,12 @@ pub(crate) struct Answerer {
 
 impl Answerer {
     pub(crate) fn new(
-        routes: Contained<Gated<Routes>>,
+        services: Arc<Services>,
         peer: Peer,
         calls: &Arc<Calls>,
         request_timeout: Duration,
     ) -> Self {
-        Self { routes, peer, calls: Arc::clone(calls), request_timeout }
+        Self { services, peer, calls: Arc::clone(calls), request_timeout }
     }
 }
 
@@ -91,13 +88,13 @@ impl hyper::service::Service<Request<Incoming>> for Answerer {
         let arriving = |body| Arriving { body, timeout: self.request_timeout, late: None };
         let mut request = request.map(|body| Body::new(arriving(body)));
         request.extensions_mut().insert(self.peer.clone());
-        // Routes are always ready: they have no queue of their own.
-        let answer = self.routes.clone().call(request);
+        let services = Arc::clone(&self.services);
         Box::pin(async move {
+            let answer = services.answer(request);
             let response = match deadline {
-                None => answer.await?,
+                None => answer.await,
                 Some(time) => match tokio::time::timeout(time, answer).await {
-                    Ok(response) => response?,
+                    Ok(response) => response,
                     Err(_) => Status::deadline_exceeded("the caller's deadline passed").into_http(),
                 },
             };

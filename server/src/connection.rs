@@ -18,13 +18,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::service::Routes;
 
 use crate::calls::{Answerer, Calls};
 use crate::config::Settings;
-use crate::contained::Contained;
-use crate::gate::Gated;
 use crate::guard::Peer;
+use crate::services::Services;
 
 /// What every HTTP/2 client says first.
 ///
@@ -62,7 +60,7 @@ struct Times {
 #[derive(Clone)]
 pub(crate) struct Conversation {
     http: http2::Builder<Tasks>,
-    routes: Contained<Gated<Routes>>,
+    services: Arc<Services>,
     times: Times,
     /// Told to go.
     stop: CancellationToken,
@@ -86,7 +84,7 @@ impl Conversation {
     /// are told to go at `stop` and cut at `cut`.
     pub(crate) fn new(
         settings: &Settings,
-        routes: Contained<Gated<Routes>>,
+        services: Arc<Services>,
         tasks: TaskTracker,
         (stop, cut): (CancellationToken, CancellationToken),
     ) -> Self {
@@ -106,7 +104,7 @@ impl Conversation {
             grace: settings.connection_grace,
             request: settings.request_timeout,
         };
-        Self { http, routes, times, stop, cut }
+        Self { http, services, times, stop, cut }
     }
 
     /// Serves one connection until its end.
@@ -121,7 +119,7 @@ impl Conversation {
             () = self.stop.cancelled() => return,
         }
         let calls = Arc::new(Calls::default());
-        let answerer = Answerer::new(self.routes.clone(), peer, &calls, self.times.request);
+        let answerer = Answerer::new(Arc::clone(&self.services), peer, &calls, self.times.request);
         let is_greeted = Arc::new(AtomicBool::new(false));
         let stream = Greeted::new(stream, Arc::clone(&is_greeted));
         let mut http = pin!(self.http.serve_connection(TokioIo::new(stream), answerer));

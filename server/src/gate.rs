@@ -6,23 +6,13 @@
 //! that a flood waits for itself.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use key_server_core::Time;
-use tonic::Status;
-use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
-use tower::Service;
 
-use crate::audit::{About, Audit};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, ServiceError};
-use crate::guard::Peer;
 use crate::rate::{Bucket, Rate};
 
 /// How long a refusal waits,
@@ -64,7 +54,7 @@ struct Caller {
 }
 
 /// A call in progress; its place is free again when this is dropped.
-struct Pass {
+pub(crate) struct Pass {
     gate: Arc<Gate>,
     uid: u32,
 }
@@ -81,7 +71,7 @@ impl Gate {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(self: &Arc<Self>, uid: u32) -> Result<Pass, ServiceError> {
+    pub(crate) fn enter(self: &Arc<Self>, uid: u32) -> Result<Pass, ServiceError> {
         let now = if self.rate.is_some() { self.clock.now() } else { Time::default() };
         let mut callers = self.callers();
         if !callers.by_uid.contains_key(&uid) {
@@ -122,7 +112,7 @@ impl Gate {
     }
 
     /// Holds a refusal back for a while, unless many are held already.
-    async fn pause(self: &Arc<Self>, uid: u32) {
+    pub(crate) async fn pause(self: &Arc<Self>, uid: u32) {
         if let Some(_held) = self.held(uid) {
             tokio::time::sleep(PAUSE).await;
         }
@@ -180,58 +170,6 @@ fn too_many(uid: u32) -> ServiceError {
 fn overloaded() -> ServiceError {
     let message = "as many calls are in progress as may be (calls_max); try again";
     ServiceError::new(ErrorKind::Unavailable, "OVERLOADED", message).retry_after(PLACE_AFTER)
-}
-
-/// Services behind a gate.
-#[derive(Clone)]
-pub(crate) struct Gated<S> {
-    pub(crate) inner: S,
-    pub(crate) gate: Arc<Gate>,
-    /// Who is refused here is told to it too.
-    pub(crate) audit: Arc<Audit>,
-}
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
-
-impl<S, B> Service<Request<B>> for Gated<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answer<Infallible>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        // Whoever the kernel does not name is refused by the services.
-        let Some(peer) = request.extensions().get::<Peer>().cloned() else {
-            return Box::pin(self.inner.call(request));
-        };
-        let uid = peer.caller.uid;
-        match self.gate.enter(uid) {
-            Ok(pass) => {
-                let answer = self.inner.call(request);
-                Box::pin(async move {
-                    let _pass = pass;
-                    answer.await
-                })
-            }
-            Err(refusal) => {
-                if let Some(about) = About::of_path(request.uri().path()) {
-                    self.audit.tell(Some(&peer.caller), &about, Some(refusal.reason));
-                }
-                let gate = Arc::clone(&self.gate);
-                Box::pin(async move {
-                    gate.pause(uid).await;
-                    Ok(Status::from(refusal).into_http())
-                })
-            }
-        }
-    }
 }
 
 #[cfg(test)]

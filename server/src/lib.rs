@@ -1,10 +1,11 @@
 //! The daemon, without a word about which adapters it runs on.
 //!
-//! A call comes in by [`socket`], `accept` and `connection`, is checked by [`guard`], runs
-//! its verb, which decides through the [`engine`], and leaves once its record
-//! is durable. [`projector`] carries what changed into the local database in
-//! the background; [`lifecycle`] starts and ends all of it. `audit` records the
-//! calls that change nothing, `checkpoints` signs how far the ledger is.
+//! A call comes in by [`socket`], `accept` and `connection`, passes [`gate`] in
+//! `services`, is checked by [`guard`], runs its verb, which decides through
+//! the [`engine`], and leaves once its record is durable. [`projector`] carries
+//! what changed into the local database in the background; [`lifecycle`] starts
+//! and ends all of it. `audit` records the calls that change nothing,
+//! `checkpoints` signs how far the ledger is.
 
 mod accept;
 pub mod access;
@@ -15,7 +16,6 @@ mod checkpoints;
 pub mod clock;
 pub mod config;
 mod connection;
-mod contained;
 pub mod engine;
 pub mod error;
 pub mod fleet;
@@ -33,7 +33,9 @@ pub mod rate;
 mod recovery;
 mod resume;
 pub mod service;
+mod services;
 pub mod socket;
 pub mod state_dir;
 pub mod status;
+mod traces;
 mod verbs;

@@ -36,17 +36,17 @@ use crate::checkpoints::CheckpointWriter;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, Settings};
 use crate::connection::Conversation;
-use crate::contained::Contained;
 use crate::engine::{self, Engine, Restored};
 use crate::error::ServiceError;
 use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
-use crate::gate::{Gate, Gated};
+use crate::gate::Gate;
 use crate::guard::{Guard, Peer};
 use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
 use crate::policy::PolicyError;
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
 use crate::recovery;
 use crate::service::{Node, Service};
+use crate::services::Services;
 use crate::socket::{self, Ownership, Socket, SocketError};
 use crate::state_dir::StateDir;
 
@@ -409,21 +409,25 @@ impl Running {
         health: HealthReporter,
         health_service: HealthServer<impl Health>,
     ) {
-        let service = KeyServerServer::new(self.service.clone())
+        let keys = KeyServerServer::new(self.service.clone())
             .max_decoding_message_size(settings.message_bytes_max);
-        let routes = Routes::new(health_service)
+        let others = Routes::new(health_service)
             .add_service(reflection_v1())
             .add_service(reflection_v1alpha())
-            .add_service(service);
+            .prepare();
         let clock = Arc::clone(&self.service.engine.clock);
         let gate = Gate::new(clock, settings.calls_per_second, settings.calls_max);
-        let audit = Arc::clone(&self.service.audit);
-        let routes = Gated { inner: routes.prepare(), gate: Arc::new(gate), audit };
-        let panics = Arc::clone(&self.service.node.panics);
-        let routes = Contained { service: routes, panics };
+        let services = Services {
+            keys,
+            others,
+            gate: Arc::new(gate),
+            audit: Arc::clone(&self.service.audit),
+            panics: Arc::clone(&self.service.node.panics),
+        };
         self.tell_readiness(health.clone());
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
-        let conversation = Conversation::new(settings, routes, self.tasks.clone(), (stop, cut));
+        let services = Arc::new(services);
+        let conversation = Conversation::new(settings, services, self.tasks.clone(), (stop, cut));
         let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
         let room = Room::of(settings);
         self.tasks.spawn(async move {

@@ -1,58 +1,20 @@
-//! What holds for every call, whatever its verb: a panic costs that call only,
-//! and an answer with keys leaves nothing of them in the connection's buffer.
+//! An answer with keys leaves nothing of them in the connection's buffer.
 
-use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
-use tonic::codegen::{BoxFuture, Bytes, Service};
-
-use crate::panics::Panics;
+use tonic::codegen::Bytes;
+use tonic::codegen::http::Response;
 
 /// The call whose answers hold keys.
 const SELECT: &str = "/keyserver.v1.KeyServer/SelectKeysForSession";
 
-/// A service whose calls are looked after.
-#[derive(Clone)]
-pub(crate) struct Contained<S> {
-    pub(crate) service: S,
-    pub(crate) panics: Arc<Panics>,
-}
-
-impl<S> Service<Request<Body>> for Contained<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S: Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Response<Body>, Infallible>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.service.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The one that is ready; the clone is for the next call.
-        let next = self.service.clone();
-        let mut service = std::mem::replace(&mut self.service, next);
-        let panics = Arc::clone(&self.panics);
-        Box::pin(async move {
-            let uri = request.uri().clone();
-            let work = async move { service.call(request).await };
-            match panics.caught(|| format!("a call to {:?}", uri.path()), work).await {
-                Ok(Ok(response)) if uri.path() == SELECT => Ok(response.map(Filled::body)),
-                Ok(answer) => answer,
-                Err(error) => Ok(Status::from(error).into_http()),
-            }
-        })
-    }
+/// The answer to a call of this path, such that none of its keys stay behind.
+pub(crate) fn without_traces(path: &str, response: Response<Body>) -> Response<Body> {
+    if path == SELECT { response.map(Filled::body) } else { response }
 }
 
 /// Bytes that stand before an answer with keys: in its form a field of type

@@ -3,21 +3,18 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use key_server_proto::v1;
 use key_server_proto::v1::key_server_server::{KeyServer, KeyServerServer};
-use key_server_testkit::client::connect;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
-use crate::csv;
+use crate::{csv, own};
 
 /// What one call adds to the file.
 const RECORD_BYTES: usize = 400;
@@ -31,53 +28,10 @@ pub(crate) enum Durability {
     None,
 }
 
-/// A floor in its own process; killed when dropped.
-pub(crate) struct FloorProcess {
-    child: Child,
-    dir: PathBuf,
-}
-
-impl FloorProcess {
-    /// Starts one that keeps its file in `dir`, and waits until it listens.
-    pub(crate) async fn start(dir: &Path, durability: Durability) -> anyhow::Result<Self> {
-        let role = match durability {
-            Durability::Disk => "floor-disk",
-            Durability::None => "floor-memory",
-        };
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--role", role, "--dir"]).arg(dir).stdin(Stdio::null());
-        let floor = Self { child: command.spawn()?, dir: dir.to_owned() };
-        for _ in 0..500 {
-            if connect(&floor.socket()).await.is_ok() {
-                return Ok(floor);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        bail!("the floor does not answer")
-    }
-
-    /// Where it listens.
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.join("floor.sock")
-    }
-
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for FloorProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Serves until it is killed.
 pub(crate) async fn serve(dir: &Path, durability: Durability) -> anyhow::Result<()> {
     let file = File::options().create(true).append(true).open(dir.join("floor.log"))?;
-    let listener = UnixListener::bind(dir.join("floor.sock"))?;
+    let listener = UnixListener::bind(own::socket(dir))?;
     let disk = (durability == Durability::Disk).then(|| start_writer(file)).transpose()?;
     let floor = Floor { disk, response: response() };
     tonic::transport::Server::builder()

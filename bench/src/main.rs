@@ -4,6 +4,7 @@
 //! a floor that runs in the same minutes, in turns. `bench/README.md` has the
 //! figures, and how each was measured.
 
+mod audited;
 mod calls;
 mod chi_square;
 mod clock;
@@ -14,6 +15,7 @@ mod fleet;
 mod floor;
 mod load;
 mod output;
+mod own;
 mod parts;
 mod process;
 mod redis;
@@ -26,6 +28,7 @@ use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use tokio::runtime::Runtime;
 
+use crate::audited::Audit;
 use crate::floor::Durability;
 use crate::parts::Part;
 use crate::row::Row;
@@ -52,6 +55,9 @@ struct Arguments {
     role: Option<Role>,
 }
 
+/// How many keys a server of this program has.
+const KEYS: usize = 1_000;
+
 /// What a process of this program does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Role {
@@ -59,6 +65,12 @@ enum Role {
     FloorDisk,
     /// Serves the floor in `--dir`, without a disk.
     FloorMemory,
+    /// Serves in `--dir`; replies wait until the record is on the disk.
+    AuditDisk,
+    /// Serves in `--dir`; replies wait until the kernel has the record.
+    AuditProcess,
+    /// Serves in `--dir`, without a record.
+    AuditOff,
     /// Says how many bytes a session takes.
     SessionMemory,
 }
@@ -78,6 +90,11 @@ impl Place {
         if self.quick { time / 10 } else { time }
     }
 
+    /// A directory for state, removed when it is dropped.
+    pub(crate) fn scratch(&self) -> std::io::Result<tempfile::TempDir> {
+        tempfile::Builder::new().prefix("key-server-").tempdir_in(&self.dir)
+    }
+
     /// How many of something are measured, or a tenth of them.
     pub(crate) fn count(&self, count: usize) -> usize {
         if self.quick { count.div_ceil(10) } else { count }
@@ -90,6 +107,9 @@ fn main() -> anyhow::Result<()> {
         None => measure(arguments),
         Some(Role::FloorDisk) => serve_floor(&arguments.dir, Durability::Disk),
         Some(Role::FloorMemory) => serve_floor(&arguments.dir, Durability::None),
+        Some(Role::AuditDisk) => serve_audited(&arguments.dir, Audit::Disk),
+        Some(Role::AuditProcess) => serve_audited(&arguments.dir, Audit::Process),
+        Some(Role::AuditOff) => serve_audited(&arguments.dir, Audit::Off),
         Some(Role::SessionMemory) => {
             output::answer(parts::session_memory());
             Ok(())
@@ -99,6 +119,10 @@ fn main() -> anyhow::Result<()> {
 
 fn serve_floor(dir: &Path, durability: Durability) -> anyhow::Result<()> {
     Runtime::new()?.block_on(floor::serve(dir, durability))
+}
+
+fn serve_audited(dir: &Path, audit: Audit) -> anyhow::Result<()> {
+    Runtime::new()?.block_on(audited::serve(dir, audit, KEYS))
 }
 
 fn measure(arguments: Arguments) -> anyhow::Result<()> {

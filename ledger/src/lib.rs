@@ -30,6 +30,7 @@ mod record;
 mod scan;
 mod segment;
 mod tail;
+mod unwritten;
 pub mod verify;
 mod writer;
 
@@ -46,3 +47,5 @@ pub use record::{
     CallNoted, Caller, CallsCounted, Durability, Entry, Fact, Position, Record, RemovalReason,
     SegmentRemoved,
 };
+#[cfg(feature = "unwritten")]
+pub use unwritten::write_nothing;

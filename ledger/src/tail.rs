@@ -10,6 +10,7 @@ use crate::line::{Encoder, Frame};
 use crate::record::{Durability, Entry, Position};
 use crate::scan::{Scan, Step};
 use crate::segment;
+use crate::unwritten::is_unwritten;
 
 /// Encoded bytes are handed to the kernel at the latest when they are so many.
 const SPILL_BYTES: usize = 1 << 20;
@@ -61,6 +62,10 @@ impl Tail {
     /// Adds the lines of one call, of time `at`.
     pub(crate) fn encode(&mut self, wall_ms: u64, at: Time, entries: &[Entry]) -> io::Result<()> {
         let mut more = entries.len() as u64;
+        if is_unwritten() {
+            (self.batch.seq, self.batch.at) = (self.batch.seq + more, at);
+            return Ok(());
+        }
         for entry in entries {
             more -= 1;
             let (seq, prev) = (self.batch.seq + 1, self.batch.hash);
@@ -108,7 +113,7 @@ impl Tail {
     }
 
     fn sync_to(&mut self, position: Position) -> io::Result<()> {
-        if self.synced != position {
+        if self.synced != position && !is_unwritten() {
             self.files.sync(&self.file)?;
             self.synced = position;
         }

@@ -1,5 +1,6 @@
 //! The parts of the benchmark, one file each.
 
+mod audit;
 mod balance;
 mod caps;
 mod core;
@@ -37,6 +38,8 @@ pub(crate) enum Part {
     Start,
     /// Memory and processor time while nobody calls.
     Idle,
+    /// A select with the record against one without.
+    Audit,
     /// Silent peers, masses, few open files, a stop among them.
     Door,
     /// Restart with 1,000,000 live sessions and 10,000,000 past events.
@@ -70,6 +73,7 @@ impl Part {
             Self::Core => core::measure(),
             Self::Start => start::measure(place).await,
             Self::Idle => idle::measure(place).await,
+            Self::Audit => audit::measure(place).await,
             Self::Door => door::measure(place).await,
             Self::Restart => restart::measure(place).await,
             Self::Fleet => fleet::measure(place).await,

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::figures::{Compared, compare, median};
-use crate::floor::{Durability, FloorProcess};
 use crate::load::{Deed, Load, Target};
+use crate::own::OwnProcess;
 use crate::row::{Goal, Row, Unit};
-use crate::{Place, daemon, output};
+use crate::{Place, Role, daemon, output};
 
 /// Many short rounds: what else happens on the machine then meets both sides.
 const ROUNDS: usize = 60;
@@ -32,11 +32,8 @@ struct Round {
 
 pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     let home = daemon::home(place, KEYS)?;
-    let beside = |name: &str| home.path().join(name);
-    std::fs::create_dir(beside("disk"))?;
-    std::fs::create_dir(beside("memory"))?;
-    let floor = FloorProcess::start(&beside("disk"), Durability::Disk).await?;
-    let in_memory = FloorProcess::start(&beside("memory"), Durability::None).await?;
+    let floor = OwnProcess::start(Role::FloorDisk, home.path()).await?;
+    let in_memory = OwnProcess::start(Role::FloorMemory, home.path()).await?;
     let daemon = daemon::start(&home).await?;
     let turns = Turns {
         floor: Target::connect(&floor.socket(), floor.pid()).await?,

@@ -2,6 +2,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
+/// Blocks of so many bytes and more are wiped by giving their pages back to the
+/// kernel, which hands them out again with zeroes only: a buffer that was made
+/// for a long message and got a short one never takes the memory for the rest.
+const PAGES_FROM: usize = 128 * 1_024;
+
 /// The system's allocator, which overwrites what is given back to it.
 ///
 /// Credentials pass through buffers of other people's libraries: of the wire,
@@ -29,11 +34,52 @@ unsafe impl GlobalAlloc for Wiping {
         // SAFETY: the block has `layout.size()` bytes and nobody uses it any
         // more; it is given back only afterwards, with the layout it came with.
         unsafe {
-            block.write_bytes(0, layout.size());
+            wipe(block, layout.size());
             keep_writes_before(block);
             System.dealloc(block, layout);
         }
     }
+}
+
+/// # Safety
+/// `block` has `size` bytes that may be written, and nobody else uses them.
+unsafe fn wipe(block: *mut u8, size: usize) {
+    // SAFETY: the caller says so; the parts lie within the block.
+    unsafe {
+        match without_pages(block, size) {
+            Some([before, after]) => {
+                block.write_bytes(0, before);
+                block.add(size - after).write_bytes(0, after);
+            }
+            None => block.write_bytes(0, size),
+        }
+    }
+}
+
+/// Gives back the whole pages of a large block; answers how many bytes are left
+/// before and after them. None when there is nothing to give back, or the
+/// kernel does not take it: memory that is locked.
+///
+/// # Safety
+/// As [`wipe`].
+#[cfg(not(miri))]
+unsafe fn without_pages(block: *mut u8, size: usize) -> Option<[usize; 2]> {
+    use rustix::mm::{Advice, madvise};
+
+    if size < PAGES_FROM {
+        return None;
+    }
+    let page = rustix::param::page_size();
+    let before = block.align_offset(page);
+    let pages = size.checked_sub(before)? / page * page;
+    // SAFETY: the pages lie within the block, whose content nobody needs.
+    unsafe { madvise(block.add(before).cast(), pages, Advice::LinuxDontNeed).ok()? };
+    Some([before, size - before - pages])
+}
+
+#[cfg(miri)]
+unsafe fn without_pages(_: *mut u8, _: usize) -> Option<[usize; 2]> {
+    None
 }
 
 /// Says to the compiler that somebody may look at `block` now: else it drops
@@ -75,6 +121,48 @@ mod tests {
         };
         memory.read_exact_at(&mut seen, place).unwrap();
         assert!(seen[KEPT..].iter().all(|byte| *byte == 0), "{seen:?}");
+    }
+
+    /// How often this thread touched a page that was not there.
+    #[cfg(not(miri))]
+    fn page_faults() -> i64 {
+        // SAFETY: all zeroes is a `rusage`, and the call only writes to it.
+        unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
+            usage.ru_minflt
+        }
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn what_a_large_block_never_used_is_not_touched_to_wipe_it() {
+        const PAGES: usize = 1_024;
+        let layout = Layout::from_size_align(PAGES * rustix::param::page_size(), 16).unwrap();
+        // SAFETY: the layout is not empty; the block is used while it is ours.
+        let faults = unsafe {
+            let block = Wiping.alloc(layout);
+            block.write_bytes(7, 100);
+            let before = page_faults();
+            Wiping.dealloc(block, layout);
+            page_faults() - before
+        };
+        assert!(faults < 100, "{faults} of {PAGES} pages");
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn large_blocks_are_wiped_to_their_last_byte() {
+        let page = rustix::param::page_size();
+        for (offset, size) in [(0, PAGES_FROM), (16, PAGES_FROM + 1), (page - 1, 40 * page + 17)] {
+            let mut memory = vec![7_u8; offset + size + 1];
+            // SAFETY: the part lies within `memory`, which nobody else uses.
+            unsafe { wipe(memory.as_mut_ptr().add(offset), size) };
+            let (before, rest) = memory.split_at(offset);
+            let (block, after) = rest.split_at(size);
+            assert!(block.iter().all(|byte| *byte == 0), "{offset} {size}");
+            assert!(before.iter().chain(after).all(|byte| *byte == 7), "{offset} {size}");
+        }
     }
 
     #[test]

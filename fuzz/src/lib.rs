@@ -3,9 +3,11 @@
 //! they cannot bear; the corpus is also a test.
 
 pub mod age_store;
+pub mod checkpoint;
 pub mod csv;
 pub mod ledger_line;
 pub mod ledger_segment;
+pub mod policy;
 pub mod requests;
 mod scratch;
 pub mod sessions;
@@ -18,9 +20,11 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets, by the names of their folders in `corpus/`.
 pub const TARGETS: &[Target] = &[
     ("age_store", age_store::run),
+    ("checkpoint", checkpoint::run),
     ("csv", csv::run),
     ("ledger_line", ledger_line::run),
     ("ledger_segment", ledger_segment::run),
+    ("policy", policy::run),
     ("requests", requests::run),
     ("sessions", sessions::run),
     ("settings", settings::run),

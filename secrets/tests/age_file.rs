@@ -239,6 +239,38 @@ async fn every_flipped_byte_of_the_store_is_an_error() {
     assert_eq!(count(&store).await, 3);
 }
 
+/// The figure of the store: of 10,000 bytes, anywhere, changed to anything,
+/// each is found, and what was in the store is there again without the change.
+#[tokio::test]
+async fn each_of_10000_flipped_bytes_is_found() {
+    const SEED: u64 = 20_261_123;
+    let (dir, store) = stored().await;
+    let path = dir.path().join("secrets.age");
+    let whole = fs::read(&path).unwrap();
+    let (mut file, mut state) = (whole.clone(), SEED);
+    // SplitMix64: the same numbers for the same seed.
+    let mut random = |bound: usize| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((u128::from(bits ^ (bits >> 31)) * bound as u128) >> 64) as usize
+    };
+    for number in 0..10_000 {
+        // A third of them where the head and the keys are; the rest anywhere.
+        let bound = if number % 3 == 0 { 2_048 } else { whole.len() };
+        let place = random(bound);
+        file[place] ^= u8::try_from(1 + random(255)).unwrap();
+        fs::write(&path, &file).unwrap();
+        let error = store.load().await.expect_err(&format!("byte {place}"));
+        let is_named = matches!(&error, SecretStoreError::Corrupt(_) | SecretStoreError::Denied(_));
+        assert!(is_named && !error.to_string().contains("canary"), "byte {place}: {error:?}");
+        file[place] = whole[place];
+    }
+    fs::write(&path, &file).unwrap();
+    assert_eq!(count(&store).await, 3);
+}
+
 #[tokio::test]
 async fn cut_or_lengthened_store_is_an_error() {
     let (dir, store) = stored().await;

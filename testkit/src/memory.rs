@@ -39,12 +39,54 @@ pub fn copies(pid: u32, mark: &str, tail_bytes: usize) -> io::Result<BTreeMap<St
     Ok(found)
 }
 
+/// Where these bytes lie in the memory of `pid`.
+///
+/// # Errors
+/// When the memory cannot be read.
+pub fn places(pid: u32, bytes: &[u8]) -> io::Result<Vec<u64>> {
+    let memory = File::open(format!("/proc/{pid}/mem"))?;
+    let mut found = Vec::new();
+    let mut buffer = vec![0; SCAN_BYTES];
+    for range in writable(&fs::read_to_string(format!("/proc/{pid}/maps"))?) {
+        let mut from = range.start;
+        while from + bytes.len() as u64 <= range.end {
+            let wanted = usize::try_from(range.end - from).unwrap_or(SCAN_BYTES).min(SCAN_BYTES);
+            let Ok(read) = memory.read_at(&mut buffer[..wanted], from) else { break };
+            let windows = buffer[..read].windows(bytes.len()).enumerate();
+            let places = windows.filter(|(_, window)| *window == bytes);
+            found.extend(places.map(|(place, _)| from + place as u64));
+            from += (read + 1).saturating_sub(bytes.len()).max(1) as u64;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether what lies at `place` in the memory of `pid` is never swapped.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn is_locked(pid: u32, place: u64) -> io::Result<bool> {
+    let mut is_here = false;
+    for line in fs::read_to_string(format!("/proc/{pid}/smaps"))?.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            if is_here {
+                return Ok(flags.split_ascii_whitespace().any(|flag| flag == "lo"));
+            }
+        } else if let Some(range) = range(line) {
+            is_here = range.contains(&place);
+        }
+    }
+    Err(io::Error::other("nothing is mapped there"))
+}
+
+/// The addresses at the beginning of a line of `maps` or `smaps`.
+fn range(line: &str) -> Option<Range<u64>> {
+    let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    Some(number(from)?..number(to)?)
+}
+
 fn writable(maps: &str) -> Vec<Range<u64>> {
-    let range = |line: &str| {
-        let (place, rest) = line.split_once(' ')?;
-        let (from, to) = place.split_once('-')?;
-        let number = |text| u64::from_str_radix(text, 16).ok();
-        rest.starts_with("rw").then_some(number(from)?..number(to)?)
-    };
-    maps.lines().filter_map(range).collect()
+    let is_writable = |line: &&str| line.split(' ').nth(1).is_some_and(|may| may.starts_with("rw"));
+    maps.lines().filter(is_writable).filter_map(range).collect()
 }

@@ -17,6 +17,10 @@ pub const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 pub const DATA: u8 = 0;
 /// A frame with headers or trailers.
 pub const HEADERS: u8 = 1;
+/// A frame that ends a stream at once, with a reason.
+pub const RST_STREAM: u8 = 3;
+/// The reason of a stream that was not looked at.
+pub const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
 /// A frame that asks whether the peer is there, or answers.
 pub const PING: u8 = 6;
 /// A frame that tells the peer to go.
@@ -83,13 +87,30 @@ impl Raw {
     /// # Panics
     /// When the path is very long.
     pub fn begin_call(&mut self, stream: u32, path: &str) -> io::Result<()> {
+        self.begin_call_with(stream, path, &[])
+    }
+
+    /// The same with further headers, of short texts.
+    ///
+    /// # Errors
+    /// As the system says.
+    ///
+    /// # Panics
+    /// When a text is long.
+    pub fn begin_call_with(
+        &mut self,
+        stream: u32,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<()> {
         // POST and http by their numbers in HPACK's table, the rest as texts.
         let mut block = vec![0x83, 0x86];
         for (name, value) in [(0x04, path), (0x01, "localhost")] {
             block.push(name);
             push_text(&mut block, value);
         }
-        for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
+        let usual = [("content-type", "application/grpc"), ("te", "trailers")];
+        for (name, value) in usual.iter().chain(headers) {
             block.push(0);
             push_text(&mut block, name);
             push_text(&mut block, value);

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use key_server_proto::v1;
 use key_server_testkit::client::{as_user, connect, connect_as};
 use key_server_testkit::process::{Home, ServerProcess};
 use key_server_testkit::raw::{self, Frame, Raw};
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, prlimit};
 
 use crate::support::{
     CSV, OPENAI, health, home, is_root, records, run, select, selected, skip, until, within,
@@ -145,6 +145,77 @@ async fn a_call_that_is_never_finished_is_ended_and_the_connection_goes_on() {
     assert!(answered.iter().any(|frame| frame.kind == raw::DATA), "{answered:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_never_ends_does_not_keep_an_old_connection_beyond_the_grace() {
+    let home = home(CSV)
+        .with("KEY_SERVER_CONNECTION_AGE", "1s")
+        .with("KEY_SERVER_CONNECTION_GRACE", "200ms")
+        .with("KEY_SERVER_CONNECTION_IDLE", "7d")
+        .with("KEY_SERVER_REQUEST_TIMEOUT", "7d");
+    let (_server, _client) = home.start().await.unwrap();
+    let mut raw = Raw::connect(&home.socket()).unwrap();
+    raw.begin_call(1, HEALTH).unwrap();
+    let rest = tokio::task::spawn_blocking(move || raw.rest());
+    let frames = within("the connection", rest).await.unwrap().unwrap();
+    assert!(frames.iter().any(|frame| frame.kind == raw::GOAWAY), "told first: {frames:?}");
+    until("it says so", async || {
+        home.words().contains("cut a connection with calls that did not end").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_beyond_the_limit_are_refused_and_the_others_are_answered() {
+    const STREAMS_MAX: u32 = 4;
+    let home = home(CSV).with("KEY_SERVER_STREAMS_MAX", STREAMS_MAX);
+    let home = home.with("KEY_SERVER_REQUEST_TIMEOUT", "7d");
+    let (_server, _client) = home.start().await.unwrap();
+    let mut raw = Raw::connect(&home.socket()).unwrap();
+    let frames = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+        // It says its limit before it holds anybody to it.
+        raw.ping()?;
+        let stream = |number: u32| 2 * number + 1;
+        for number in 0..=STREAMS_MAX {
+            raw.begin_call(stream(number), HEALTH)?;
+        }
+        let beyond = stream(STREAMS_MAX);
+        let refused = raw.until(|frame| frame.kind == raw::RST_STREAM && frame.stream == beyond)?;
+        let mut answers = Vec::new();
+        for number in 0..STREAMS_MAX {
+            raw.end_call(stream(number), b"")?;
+            let ends = |frame: &Frame| frame.stream == stream(number) && frame.ends_stream();
+            answers.push(raw.until(ends)?);
+        }
+        Ok((refused, answers))
+    });
+    let (refused, answers) = within("the calls", frames).await.unwrap().unwrap();
+    assert_eq!(refused.last().unwrap().payload, raw::REFUSED_STREAM);
+    let has_data = |frames: &Vec<Frame>| frames.iter().any(|frame| frame.kind == raw::DATA);
+    assert!(answers.iter().all(has_data), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_are_too_long_cost_their_call_and_nothing_else() {
+    let home = home(CSV);
+    let (_server, mut client) = home.start().await.unwrap();
+    let mut raw = Raw::connect(&home.socket()).unwrap();
+    let frames = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+        let long = "x".repeat(120);
+        // As they are 14 KB; with what HTTP/2 counts for each, 16 KiB and more.
+        let headers = [("x-a", long.as_str()); 110];
+        raw.begin_call_with(1, HEALTH, &headers)?;
+        raw.end_call(1, b"")?;
+        let refused = raw.until(|frame| frame.stream == 1 && frame.ends_stream())?;
+        raw.begin_call(3, HEALTH)?;
+        raw.end_call(3, b"")?;
+        Ok((refused, raw.until(|frame| frame.stream == 3 && frame.ends_stream())?))
+    });
+    let (refused, answered) = within("the calls", frames).await.unwrap().unwrap();
+    assert!(refused.iter().all(|frame| frame.kind != raw::DATA), "{refused:?}");
+    assert!(answered.iter().any(|frame| frame.kind == raw::DATA), "{answered:?}");
+    health(&mut client).await;
+}
+
 const HEALTH: &str = "/keyserver.v1.KeyServer/Health";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,6 +278,61 @@ async fn with_few_open_files_it_takes_what_fits_and_recovers() {
     .await;
     selected(&mut client, select("s1", &[OPENAI], 1)).await;
     assert!(server.terminate().unwrap().success());
+}
+
+/// How long the server waits before it tries again, as `accept.rs` has it.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_it_waits_and_does_not_spin() {
+    let home = home(CSV).with("KEY_SERVER_FIRST_BYTE_TIMEOUT", "7d");
+    let (server, mut client) = home.start().await.unwrap();
+    health(&mut client).await;
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    let files = || fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    // No more than it has open: what comes now cannot be accepted.
+    let none_left = Rlimit { current: Some(files() as u64), maximum: hard_limit(&server) };
+    let began = now_by_file(&home);
+    let before = prlimit(pid, Resource::Nofile, none_left).unwrap();
+    let mut peers: Vec<_> = (0..20).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    until("it cannot accept", async || {
+        home.words().contains("cannot accept a connection").then_some(())
+    })
+    .await;
+    // Who is in is served all the while.
+    for number in 0..20 {
+        selected(&mut client, select(&format!("s{number}"), &[OPENAI], 1)).await;
+        tokio::time::sleep(BACKOFF / 2).await;
+    }
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    let failures = until("it accepts again", async || {
+        let words = home.words();
+        let (_, rest) = words.split_once("are accepted again, after ")?;
+        rest.split(' ').next()?.parse::<u128>().ok()
+    })
+    .await;
+    // One try in each span; a loop that spins has thousands.
+    let took = now_by_file(&home).duration_since(began).unwrap();
+    let spans = took.as_millis() / BACKOFF.as_millis();
+    assert!(failures > 1 && failures <= spans + 1, "{failures} tries in {spans} spans");
+    assert_eq!(home.words().matches("cannot accept a connection").count(), 1, "told once");
+    let mut late = connect(&home.socket()).await.unwrap();
+    health(&mut late).await;
+    assert!(peers.iter_mut().all(|peer| is_closed(peer).is_none()), "they were only kept waiting");
+    assert!(server.terminate().unwrap().success());
+}
+
+/// Files know the time.
+fn now_by_file(home: &Home) -> SystemTime {
+    let file = home.path().join("now");
+    fs::write(&file, "").unwrap();
+    file.metadata().unwrap().modified().unwrap()
+}
+
+fn hard_limit(server: &ServerProcess) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    line.split_ascii_whitespace().nth(4).unwrap().parse().ok()
 }
 
 /// The same command after something that only a shell does, in the same
@@ -380,6 +506,24 @@ async fn members_of_the_group_and_the_owner_get_in() {
     let (server, _client) = home.start().await.unwrap();
     assert!(server.terminate().unwrap().success());
     assert!(!home.socket().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_others_can_write_to_is_told_of() {
+    for (mode, is_told) in [(0o1777, true), (0o770, true), (0o755, false), (0o700, false)] {
+        let home = home(CSV);
+        let dir = home.path().join("sockets");
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+        let socket = dir.join("s.sock");
+        let home = home.with("KEY_SERVER_SOCKET", socket.display());
+        let server = home.spawn().unwrap();
+        until("it listens", async || connect(&socket).await.ok()).await;
+        let words = home.words();
+        let tells = words.contains("others can write to the socket's directory");
+        assert_eq!(tells, is_told, "{mode:o}: {words}");
+        assert!(server.terminate().unwrap().success());
+    }
 }
 
 #[test]

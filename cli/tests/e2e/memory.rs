@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::chown;
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect};
-use key_server_testkit::memory::copies;
+use key_server_testkit::memory::{copies, is_locked, places};
 use key_server_testkit::process::{Home, ServerProcess};
 use rustix::process::Signal;
 
 use crate::support::{
-    CSV, OPENAI, figure, home, is_root, release, report, select, selected, skip, until,
+    CSV, OPENAI, PROGRAM, figure, home, is_root, release, report, select, selected, skip, until,
 };
 
 /// What every key begins with; six digits follow.
@@ -158,6 +159,26 @@ def tried(way):
 print(*[tried(way) for way in (mem, readv, trace)])
 "#;
 
+/// Tries the same for each pid that it is told, again and again, and says how
+/// often it was let in, and how often after it had once been refused.
+const PEEK_AGAIN: &str = r#"
+rounds = int(sys.argv[2])
+print("ready", flush=True)
+for line in sys.stdin:
+    pid, got_in, after = int(line), 0, 0
+    for way in (mem, readv, trace):
+        way.refused = False
+    for _ in range(rounds):
+        for way in (mem, readv, trace):
+            let_in = tried(way)
+            got_in += let_in
+            after += let_in and way.refused
+            way.refused = way.refused or not let_in
+    print(got_in, after, flush=True)
+"#;
+const PEEKED_STARTS: usize = 20;
+const PEEK_ROUNDS: usize = 30;
+
 /// Who is let in, as the uid of the daemon; none without Python.
 fn peek(pid: u32) -> Option<String> {
     let mut python = Command::new("/usr/bin/env");
@@ -166,15 +187,29 @@ fn peek(pid: u32) -> Option<String> {
     Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
 }
 
-/// A daemon of another uid than root's.
-async fn server_of_nobody(home: &Home) -> ServerProcess {
+/// Starts a daemon of another uid than root's.
+fn begin_as_nobody(home: &Home) -> ServerProcess {
     chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     chown(home.path().join("api_keys.csv"), Some(NOBODY), None).unwrap();
     let mut command = home.command(&["serve"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).uid(NOBODY).gid(NOBODY);
-    let server = ServerProcess::of(command.spawn().unwrap());
+    ServerProcess::of(command.spawn().unwrap())
+}
+
+async fn server_of_nobody(home: &Home) -> ServerProcess {
+    let server = begin_as_nobody(home);
     until("it listens", async || connect(&home.socket()).await.ok()).await;
     server
+}
+
+/// Whether the kernel lets a process look into another one of its uid, unless
+/// that one objects.
+fn others_can_be_looked_into() -> bool {
+    let mut other: Child = Command::new("sleep").arg("60").uid(NOBODY).gid(NOBODY).spawn().unwrap();
+    let of_other = peek(other.id());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    of_other.as_deref() == Some("True True True")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,11 +218,7 @@ async fn processes_of_the_same_uid_are_not_let_into_the_daemons_memory() {
     if !is_root() {
         return skip(name, "only root can run a daemon as somebody else");
     }
-    let mut other: Child = Command::new("sleep").arg("60").uid(NOBODY).gid(NOBODY).spawn().unwrap();
-    let of_other = peek(other.id());
-    other.kill().unwrap();
-    other.wait().unwrap();
-    if of_other.as_deref() != Some("True True True") {
+    if !others_can_be_looked_into() {
         return skip(name, "no process may be looked into here, or Python is missing");
     }
     let home = home(CSV);
@@ -199,6 +230,60 @@ async fn processes_of_the_same_uid_are_not_let_into_the_daemons_memory() {
         assert!(!read.status.success() && read.stdout.is_empty(), "{path}: {read:?}");
     }
     server.kill().unwrap();
+}
+
+/// Starts daemons of `program`; a process of the same uid tries to get in from
+/// the first moment on. Answers how many of how many attempts were let in, and
+/// how many after a refusal.
+fn peek_at_starts(program: &std::path::Path) -> (usize, usize, usize) {
+    let ways = PEEK.rsplit_once("print(").unwrap().0;
+    let mut python = Command::new("/usr/bin/env");
+    python.args(["python3", "-c", &format!("{ways}{PEEK_AGAIN}"), "0", &PEEK_ROUNDS.to_string()]);
+    python.uid(NOBODY).gid(NOBODY).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut python = python.spawn().unwrap();
+    let mut pids = python.stdin.take().unwrap();
+    let mut words = BufReader::new(python.stdout.take().unwrap()).lines();
+    assert_eq!(words.next().unwrap().unwrap(), "ready");
+    let (mut got_in, mut after) = (0, 0);
+    for _ in 0..PEEKED_STARTS {
+        let home = Home::new(program, CSV).unwrap();
+        let server = begin_as_nobody(&home);
+        writeln!(pids, "{}", server.pid()).unwrap();
+        let line = words.next().unwrap().unwrap();
+        let counts: Vec<usize> = line.split(' ').map(|count| count.parse().unwrap()).collect();
+        got_in += counts[0];
+        after += counts[1];
+        server.kill().unwrap();
+    }
+    drop(pids);
+    assert!(python.wait().unwrap().success());
+    (got_in, PEEKED_STARTS * PEEK_ROUNDS * 3, after)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_let_into_memory_while_the_daemon_starts_from_a_program_that_only_root_reads() {
+    let name =
+        "nobody_is_let_into_memory_while_the_daemon_starts_from_a_program_that_only_root_reads";
+    if !is_root() {
+        return skip(name, "only root can run a daemon as somebody else");
+    }
+    if !others_can_be_looked_into() {
+        return skip(name, "no process may be looked into here, or Python is missing");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let program = dir.path().join("key-server");
+    fs::copy(PROGRAM, &program).unwrap();
+    // To be read by all, as programs are: an instant passes from the kernel's
+    // start of the program to the program's own first act.
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let (got_in, attempts, after) = peek_at_starts(&program);
+    assert_eq!(after, 0, "who was refused once is never let in");
+    figure(&format!("{got_in} of {attempts} looks into a start were in time"));
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o711)).unwrap();
+    let (got_in, attempts, _) = peek_at_starts(&program);
+    assert!(attempts >= 500);
+    assert_eq!(got_in, 0, "of {attempts} looks");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +306,7 @@ async fn an_abort_leaves_no_core_though_the_parent_wants_one() {
         return skip(name, "nothing leaves a core here");
     }
     let as_set_up = home.command(&["serve"]);
-    let mut command = shell(&format!("{} serve", crate::support::PROGRAM));
+    let mut command = shell(&format!("{} serve", PROGRAM));
     command.env_clear().current_dir(home.path()).stderr(Stdio::null());
     for (variable, value) in as_set_up.get_envs() {
         command.env(variable, value.unwrap());
@@ -255,5 +340,59 @@ async fn secrets_of_the_environment_are_wiped_and_the_identity_is_never_swapped(
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
     assert_ne!(locked.trim(), "0 kB");
+    server.kill().unwrap();
+}
+
+/// The 32 bytes that an age identity stands for (BIP 173, without its check).
+fn scalar(identity: &str) -> Vec<u8> {
+    const DIGITS: &str = "QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L";
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+    for digit in identity.strip_prefix("AGE-SECRET-KEY-1").unwrap().chars() {
+        bits = bits << 5 | u32::try_from(DIGITS.find(digit).unwrap()).unwrap();
+        count += 5;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count & 0xff) as u8);
+        }
+    }
+    bytes.truncate(32);
+    bytes
+}
+
+/// Waits until the bytes are in the daemon's memory, and all that there is of
+/// them in pages that are never swapped.
+async fn until_locked(what: &str, server: &ServerProcess, bytes: &[u8]) {
+    let mut places_now = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let is_locked = |place: &u64| is_locked(server.pid(), *place).unwrap_or(false);
+        places_now = places(server.pid(), bytes).unwrap();
+        if !places_now.is_empty() && places_now.iter().all(is_locked) {
+            return figure(&format!("{what}: {} copies, all locked", places_now.len()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    panic!("{what} lies at {places_now:x?}, not all of it locked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_identity_or_vaults_token_lies_is_locked_memory() {
+    let name = "wherever_the_identity_or_vaults_token_lies_is_locked_memory";
+    if !is_root() {
+        return skip(name, "only root may look into the daemon's memory");
+    }
+    let with_file = home(CSV);
+    let (server, mut client) = with_file.start().await.unwrap();
+    client.reload_keys(v1::ReloadKeysRequest::default()).await.unwrap();
+    let text = fs::read_to_string(with_file.state().join("identity.age.txt")).unwrap();
+    let identity = text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
+    until_locked("the identity", &server, &scalar(identity)).await;
+    let texts = places(server.pid(), identity.as_bytes()).unwrap();
+    assert!(texts.is_empty(), "its text is not kept");
+    server.kill().unwrap();
+    let token = "token-of-memory-000003";
+    let with_vault = home(CSV).with("VAULT_ADDR", "http://127.0.0.1:1").with("VAULT_TOKEN", token);
+    let server = with_vault.spawn().unwrap();
+    until("it has tried", async || with_vault.words().contains("127.0.0.1:1").then_some(())).await;
+    until_locked("Vault's token", &server, token.as_bytes()).await;
     server.kill().unwrap();
 }

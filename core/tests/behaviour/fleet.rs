@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use key_server_core::{
-    Decide, Event, Expire, KeyFacts, KeyId, KeyState, ModelName, NodeKeyRow, NodeRows, Release,
-    ReleaseScope, Reserved, Rules, SelectRefusal, Settle, ShortageReason, State, Tier, Time, Usage,
+    AllocationRow, Decide, Event, Expire, KeyFacts, KeyId, KeyState, ModelName, NodeKeyRow,
+    NodeRows, Release, ReleaseScope, Reserved, Rules, SelectRefusal, SessionRow, Settle,
+    ShortageReason, State, Tier, Time, Usage,
 };
 
 use crate::fixture::{
-    MODEL, Node, OTHER_MODEL, at, key, key_id, model, report, select, session, slow_down,
+    MODEL, Node, OTHER_MODEL, USER, at, key, key_id, model, report, select, session, slow_down,
     special_key,
 };
 use crate::store::{Published, node_rows};
@@ -194,6 +195,37 @@ fn rows_of_keys(keys: Vec<NodeKeyRow>) -> NodeRows {
 
 fn minute(clock: &str) -> u32 {
     u32::try_from(at(clock).as_ms() / 60_000).expect("it is small")
+}
+
+// What somebody wrote who may write where nodes publish.
+
+#[test]
+fn a_forged_row_gives_nobody_a_key_that_does_not_serve_the_model() {
+    let keys = [key(0, &[MODEL]), key(1, &[OTHER_MODEL])];
+    let mut fleet = Fleet::new(&Rules::default(), &keys);
+    fleet.clock("0:10:00");
+    let forged = |number: u32, name: &str| AllocationRow {
+        key: key_id(number),
+        model: model(name),
+        held: true,
+        usage: Usage::default(),
+    };
+    let row = SessionRow {
+        session: session("s"),
+        user: USER,
+        opened: at("0:10:00"),
+        end: at("1000:00:00"),
+        ended: false,
+        term: 7,
+        base: 0,
+        allocations: vec![forged(1, MODEL), forged(0, OTHER_MODEL), forged(2, MODEL)],
+    };
+    let rows = NodeRows { sessions: vec![row], ..NodeRows::default() };
+    fleet.node("b").state.learn("a", &rows);
+    assert_eq!(fleet.select("b", "s", &[MODEL], 2), [key_id(0)]);
+    assert_eq!(fleet.select("b", "s", &[OTHER_MODEL], 2), [key_id(1)]);
+    let end = fleet.state("b").session_stats(&session("s")).unwrap().end;
+    assert!(end <= at("1:10:00"), "no longer than a session lives: {end:?}");
 }
 
 // Keys.

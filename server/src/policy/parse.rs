@@ -29,6 +29,13 @@ const RULE: &str = "rule";
 const NAME_BYTES_MAX: usize = 64;
 /// How alike a name must be to be suggested (Jaro-Winkler, 0 to 1).
 const LIKENESS_MIN: f64 = 0.7;
+/// How keys of providers and tokens begin, in lower case.
+const KEY_BEGINNINGS: [&str; 10] =
+    ["sk-", "sk_", "xai-", "gsk_", "aiza", "akia", "hf_", "r8_", "hvs.", "age-secret-key-"];
+/// So many letters and digits in a row are no word that a person chose.
+const KEY_RUN_CHARS_MIN: usize = 20;
+/// Messages do not repeat more of a text.
+const SHOWN_CHARS_MAX: usize = 64;
 
 /// How names of users and groups become numbers; the error says what to do.
 pub struct Names<'a> {
@@ -90,9 +97,8 @@ impl Reader<'_> {
         let mut rules = Vec::new();
         for (key, value) in table {
             if key.get_ref() != RULE {
-                let near = near(key.get_ref(), &[RULE]);
-                let message =
-                    format!("{:?} is not known here{near}; write [[rule]]", key.get_ref());
+                let (near, name) = (near(key.get_ref(), &[RULE]), shown(key.get_ref()));
+                let message = format!("{name:?} is not known here{near}; write [[rule]]");
                 self.problem(key.span(), message);
                 continue;
             }
@@ -114,7 +120,7 @@ impl Reader<'_> {
         let before = self.problems.len();
         for key in table.keys().filter(|key| !FIELDS.contains(&key.get_ref().as_ref())) {
             let near = near(key.get_ref(), &FIELDS);
-            self.problem(key.span(), format!("a rule has no {:?}{near}", key.get_ref()));
+            self.problem(key.span(), format!("a rule has no {:?}{near}", shown(key.get_ref())));
         }
         let fields = Fields {
             table: table.iter().map(|(key, value)| (key.get_ref().as_ref(), value)).collect(),
@@ -155,6 +161,9 @@ impl Reader<'_> {
         if !is_name {
             let message = format!("name must be a text of 1 to {NAME_BYTES_MAX} bytes on one line");
             self.problem(field.span(), message);
+        } else if is_like_a_key(name) {
+            let message = "name looks like a key; choose another, for callers are told it";
+            self.problem(field.span(), message);
         }
         name.to_owned()
     }
@@ -167,6 +176,7 @@ impl Reader<'_> {
         let executables = self.texts(fields, "executable");
         for (path, span) in executables.iter().flatten().filter(|(path, _)| !path.starts_with('/'))
         {
+            let path = shown(path);
             let message = format!("executable {path:?} must be a whole path, from / on");
             self.problem(span.clone(), message);
         }
@@ -204,7 +214,7 @@ impl Reader<'_> {
             let look_up = if field == "user" { self.names.user } else { self.names.group };
             match look_up(&name) {
                 Ok(id) => ids.push(id),
-                Err(error) => self.problem(span, format!("{field} {name:?}: {error}")),
+                Err(error) => self.problem(span, format!("{field} {:?}: {error}", shown(&name))),
             }
         }
     }
@@ -217,7 +227,7 @@ impl Reader<'_> {
             match Verb::named(&name) {
                 Some(verb) => verbs.push(verb),
                 None => {
-                    let near = near(&name, &names);
+                    let (near, name) = (near(&name, &names), shown(&name));
                     let message = format!("there is no verb {name:?}{near} ({})", names.join(", "));
                     self.problem(span, message);
                 }
@@ -232,6 +242,7 @@ impl Reader<'_> {
             return None;
         }
         for (name, span) in named.iter().filter(|(name, _)| !is_part(name) || name.contains('/')) {
+            let name = shown(name);
             let message = format!("{name:?} is no provider; write its name, as in openai");
             self.problem(span.clone(), message);
         }
@@ -245,6 +256,7 @@ impl Reader<'_> {
             match pattern(&name) {
                 Some(pattern) => patterns.push(pattern),
                 None => {
+                    let name = shown(&name);
                     let message = format!(
                         "{name:?} is no model; write provider/model, with a * only at the end"
                     );
@@ -267,6 +279,7 @@ impl Reader<'_> {
             let (Pattern::Exactly(text) | Pattern::Beginning(text)) = model;
             let provider = text.split('/').next().unwrap_or_default();
             if providers.is_some_and(|providers| !providers.iter().any(|name| name == provider)) {
+                let (text, provider) = (shown(text), shown(provider));
                 let message =
                     format!("{text} can never fit: {provider} is not among the rule's providers");
                 self.problem(field.span(), message);
@@ -280,7 +293,7 @@ impl Reader<'_> {
         for rule in rules {
             let at = |message| Problem { line: Some(rule.line), message };
             if let Some(line) = names.insert(&rule.name, rule.line) {
-                let name = &rule.name;
+                let name = shown(&rule.name);
                 self.problems
                     .push(at(format!("the name {name:?} is taken by the rule of line {line}")));
             }
@@ -380,6 +393,33 @@ fn is_part(text: &str) -> bool {
 
 fn is_plain(c: char) -> bool {
     !c.is_whitespace() && !c.is_control()
+}
+
+/// A text of the file as a message may repeat it: not at length, and not when
+/// it may be a key that got into the wrong place.
+fn shown(text: &str) -> String {
+    if is_like_a_key(text) {
+        return "********".to_owned();
+    }
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn is_like_a_key(text: &str) -> bool {
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_number = |c: char| c.is_ascii_digit();
+    text.split(|c| !is_of_word(c)).filter(|word| word.contains(is_number)).any(|word| {
+        let word = word.to_ascii_lowercase();
+        let mut runs = word.split(|c: char| !c.is_ascii_alphanumeric());
+        KEY_BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
+            || runs.any(|run| {
+                run.len() >= KEY_RUN_CHARS_MIN
+                    && run.contains(is_number)
+                    && run.contains(|c: char| c.is_ascii_alphabetic())
+            })
+    })
 }
 
 fn near(name: &str, known: &[&str]) -> String {
@@ -521,6 +561,36 @@ providers = \"*\"
         assert_eq!(problems.len(), 2);
         assert!(problems[0].contains("line 5: the name \"a\" is taken by the rule of line 1"));
         assert!(problems[1].contains("line 5: no caller ever comes to it"));
+    }
+
+    #[test]
+    fn what_looks_like_a_key_is_not_repeated() {
+        let text = "\
+sk-fake-0 = 1
+[[rule]]
+name = \"sk-fake-1\"
+sk-fake-2 = 1
+user = \"sk-fake-3\"
+group = \"0123456789abcdef0123456789abcdef\"
+executable = \"AIzaFake4\"
+verbs = [\"sk-fake-5\"]
+providers = [\"sk-fake-6/\", \"openai\"]
+models = [\"sk-fake-7\", \"SK-FAKE-8/x\"]
+";
+        let problems = read(text).unwrap_err();
+        assert_eq!(problems.len(), 10, "{problems:#?}");
+        assert!(problems[1].contains("name looks like a key; choose another"), "{problems:#?}");
+        for problem in &problems {
+            let text = problem.to_ascii_lowercase();
+            let is_told = ["fake", "cdef"].iter().any(|part| text.contains(part));
+            assert!(!is_told, "{problem}");
+        }
+        let plain = "[[rule]]\nname = \"a\"\nmodels = [\"claude-3-7-sonnet-20250219\"]\n";
+        let problems = read(plain).unwrap_err();
+        assert!(problems[1].contains("claude-3-7-sonnet-20250219"), "{problems:?}");
+        let long = format!("[[rule]]\n{} = 1\n", "x".repeat(2_000));
+        let problems = read(&long).unwrap_err();
+        assert!(problems.iter().all(|problem| problem.len() < 200), "{problems:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use key_server_core::ModelName;
 use key_server_server::policy::{
     self, Ask, Decision, Denial, Ground, Limits, Policy, PolicyError, Source, Subject, Verb,
 };
+use key_server_server::users;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
@@ -148,7 +149,7 @@ fn explain(args: &ExplainArgs, global: &GlobalArgs, output: &mut Output) -> Resu
     let (gid, groups) = match args.gid.split_first() {
         Some((gid, groups)) => (*gid, groups.to_vec()),
         // A uid that nobody knows has a group that nobody else is in.
-        None => policy::groups_of(args.uid).unwrap_or((args.uid, Vec::new())),
+        None => users::groups_of(args.uid).unwrap_or((args.uid, Vec::new())),
     };
     let executable = args.executable.as_deref();
     let subject = Subject { uid: args.uid, gid, groups: &groups, executable };

@@ -38,4 +38,5 @@ pub mod socket;
 pub mod state_dir;
 pub mod status;
 mod traces;
+pub mod users;
 mod verbs;

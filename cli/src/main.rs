@@ -15,6 +15,7 @@ mod json;
 mod keys;
 mod logging;
 mod models;
+mod notify;
 mod output;
 mod pages;
 mod place;

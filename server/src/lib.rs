@@ -24,6 +24,7 @@ mod grpc;
 pub mod guard;
 pub mod keys;
 pub mod lifecycle;
+pub mod observer;
 pub mod panics;
 mod peer;
 pub mod policy;

@@ -9,6 +9,7 @@ mod disk_full;
 mod door;
 mod kill;
 mod memory;
+mod notify;
 mod rotate;
 mod sandbox;
 mod snippets;

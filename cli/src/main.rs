@@ -30,6 +30,7 @@ mod settings;
 mod since;
 mod status;
 mod store;
+mod trust;
 mod usage;
 mod word;
 

@@ -211,7 +211,7 @@ async fn with_few_open_files_it_takes_what_fits_and_recovers() {
 
 /// The same command after something that only a shell does, in the same
 /// process.
-fn within_shell(first: &str, command: &Command) -> Command {
+pub(crate) fn within_shell(first: &str, command: &Command) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]);
     shell.arg(command.get_program()).args(command.get_args()).env_clear();

@@ -15,4 +15,5 @@ mod sandbox;
 mod snippets;
 mod starts;
 mod support;
+mod trust;
 mod wire;

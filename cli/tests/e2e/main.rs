@@ -16,4 +16,5 @@ mod snippets;
 mod starts;
 mod support;
 mod trust;
+mod unit;
 mod wire;

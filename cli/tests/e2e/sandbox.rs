@@ -64,3 +64,24 @@ async fn the_sandbox_can_be_left_out() {
     assert!(threads.iter().all(|(_, said)| said == "0"), "{threads:?}");
     server.kill().unwrap();
 }
+
+/// A rule for a user by name.
+fn rule(user: &str) -> String {
+    format!("[[rule]]\nname = \"a\"\nuser = \"{user}\"\nproviders = \"*\"\n")
+}
+
+/// The user database may map and ask modules that it did not need before.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_looked_up_from_within_the_sandbox() {
+    let numbers = "[[rule]]\nname = \"a\"\nuid = 4711\nproviders = \"*\"\n";
+    let home = home(CSV).with_policy(numbers).unwrap();
+    let (_server, mut client) = home.start().await.unwrap();
+    home.write_policy(&rule("daemon")).unwrap();
+    let reload = v1::ReloadKeysRequest::default;
+    let reloaded = client.reload_keys(reload()).await.unwrap().into_inner();
+    assert!(reloaded.success, "{reloaded:?}");
+    home.write_policy(&rule("no-such-user-here")).unwrap();
+    let refused = client.reload_keys(reload()).await;
+    let words = format!("{refused:?}");
+    assert!(words.contains("there is no user of this name"), "{words}");
+}

@@ -156,7 +156,9 @@ impl ServerUid {
             false => format!("uid {}, the socket's owner", self.uid),
         };
         self.is_guess.then(|| {
-            format!("no trusted server answers; it is taken to run as {who}: --server-uid names another")
+            format!(
+                "no trusted server answers; it is taken to run as {who}: --server-uid names another"
+            )
         })
     }
 }

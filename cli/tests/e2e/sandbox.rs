@@ -18,7 +18,8 @@ fn of_threads(server: &ServerProcess, line: &str) -> Vec<(String, String)> {
         };
         Some((value("Name:")?, value(line)?))
     };
-    threads.filter_map(|thread| of_thread(thread.unwrap())).collect()
+    // One may end while they are counted.
+    threads.filter_map(|thread| of_thread(thread.ok()?)).collect()
 }
 
 fn sandbox(health: &v1::HealthResponse) -> &str {

@@ -19,12 +19,15 @@ use tonic::{Code, Request, Response, Status};
 use crate::args::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::output::time;
+use crate::trust::Trusted;
 use crate::{refusal, settings};
 
 type Client = KeyServerClient<Channel>;
 
 /// Answers may be this long: a page of keys with many models each.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// What the kernel calls a server's process.
+const PROGRAM_NAME: &str = "key-server";
 /// What the kernel takes as the path of a socket.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -34,27 +37,31 @@ pub(crate) struct Server {
     runtime: Runtime,
     timeout: Duration,
     socket: PathBuf,
+    /// Who listens, as the kernel says.
+    listener_uid: u32,
 }
 
 impl Server {
     /// Connects to the socket that flags, environment or settings name.
     ///
     /// # Errors
-    /// Exit code 3, with what to do, when nobody answers there.
+    /// Exit code 3, with what to do, when nobody answers there, or somebody who
+    /// is not trusted to: then nothing was sent.
     pub(crate) fn connect(global: &GlobalArgs) -> Result<Self, Failure> {
         let socket = settings::socket(global)?;
+        let trusted = Trusted::of(global)?;
         // The server notes which program calls, and may look only at one that
         // can be dumped. The limit on core files stays at nothing.
         let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::no(format!("cannot start: {error}")))?;
-        let connecting = connect(&socket);
-        let client = runtime.block_on(async {
+        let connecting = connect(&socket, &trusted);
+        let (client, listener_uid) = runtime.block_on(async {
             tokio::time::timeout(global.timeout, connecting)
                 .await
                 .unwrap_or_else(|_| Err(silent(&socket, global.timeout)))
         })?;
-        Ok(Self { client, runtime, timeout: global.timeout, socket })
+        Ok(Self { client, runtime, timeout: global.timeout, socket, listener_uid })
     }
 
     /// Where the server was reached.
@@ -64,6 +71,13 @@ impl Server {
 
     pub(crate) fn health(&mut self) -> Result<v1::HealthResponse, Failure> {
         self.ask(v1::HealthRequest {}, Client::health)
+    }
+
+    /// The uid that it runs as. Its process is looked at where Health tells it;
+    /// else it is who listens, which is systemd where that opened the socket.
+    pub(crate) fn runs_as(&mut self) -> Option<u32> {
+        let pid = self.health().ok()?.pid;
+        Some(uid_of_process(pid).unwrap_or(self.listener_uid))
     }
 
     pub(crate) fn stats(
@@ -119,9 +133,11 @@ fn is_late(status: &Status) -> bool {
     matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
-async fn connect(socket: &Path) -> Result<Client, Failure> {
+async fn connect(socket: &Path, trusted: &Trusted) -> Result<(Client, u32), Failure> {
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
-    // The one connection there is; when it ends, so does the command.
+    let listener_uid = trusted.check(&stream, socket)?;
+    // The one connection there is, so the one that was checked; when it ends,
+    // so does the command.
     let stream = Mutex::new(Some(stream));
     let connector = tower::service_fn(move |_| {
         let stream = stream.lock().ok().and_then(|mut stream| stream.take());
@@ -131,7 +147,19 @@ async fn connect(socket: &Path) -> Result<Client, Failure> {
     let endpoint = Endpoint::from_static("http://localhost");
     let channel = endpoint.connect_with_connector(connector).await;
     let channel = channel.map_err(|_| not_ours(socket))?;
-    Ok(Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    let client = Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+    Ok((client, listener_uid))
+}
+
+/// The effective uid of a server's process. None when there is no such process
+/// here: the server may be in another container.
+fn uid_of_process(pid: i64) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    if value("Name:")?.trim() != PROGRAM_NAME {
+        return None;
+    }
+    value("Uid:")?.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whoever listens there does not speak gRPC.

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use crate::output::time;
 use crate::word;
 
+/// What a caller who is no operator is not told is null.
 pub(crate) fn health(health: &v1::HealthResponse) -> Value {
+    let tells_all = crate::health::tells_all(health);
+    let told = |value: Value| if tells_all { value } else { Value::Null };
     let backends = health.backends.iter().map(|backend| {
         json!({
             "name": backend.name,
@@ -19,17 +22,17 @@ pub(crate) fn health(health: &v1::HealthResponse) -> Value {
     json!({
         "status": word::health(health.status()),
         "version": health.version,
-        "pid": health.pid,
-        "node_id": health.node_id,
+        "pid": told(json!(health.pid)),
+        "node_id": told(json!(health.node_id)),
         "uptime": span(health.uptime.as_ref()),
-        "keys": health.keys,
-        "models": health.models,
-        "sessions": health.sessions,
-        "ledger_position": health.ledger_position,
+        "keys": told(json!(health.keys)),
+        "models": told(json!(health.models)),
+        "sessions": told(json!(health.sessions)),
+        "ledger_position": told(json!(health.ledger_position)),
         "durability": health.durability,
-        "backends": backends.collect::<Value>(),
-        "notes": health.notes,
-        "nodes": health.nodes.iter().map(fleet_node).collect::<Value>(),
+        "backends": told(backends.collect()),
+        "notes": told(json!(health.notes)),
+        "nodes": told(health.nodes.iter().map(fleet_node).collect()),
     })
 }
 
@@ -224,8 +227,11 @@ mod tests {
     fn every_field_of_the_contract_is_there() {
         let session =
             v1::SessionStats { allocations: vec![Default::default()], ..Default::default() };
-        let health_response =
-            v1::HealthResponse { backends: vec![Default::default()], ..Default::default() };
+        let health_response = v1::HealthResponse {
+            node_id: "n_1".to_owned(),
+            backends: vec![Default::default()],
+            ..Default::default()
+        };
         let select = v1::SelectKeysResponse {
             keys: vec![Default::default()],
             shortages: vec![Default::default()],

@@ -15,6 +15,7 @@ mod json;
 mod keys;
 mod logging;
 mod models;
+mod notify;
 mod output;
 mod pages;
 mod place;
@@ -29,6 +30,7 @@ mod settings;
 mod since;
 mod status;
 mod store;
+mod trust;
 mod usage;
 mod word;
 

@@ -1,3 +1,4 @@
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -6,10 +7,12 @@ use key_server_core::ModelName;
 use key_server_server::policy::{
     self, Ask, Decision, Denial, Ground, Limits, Policy, PolicyError, Source, Subject, Verb,
 };
+use key_server_server::users;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
 use crate::args::GlobalArgs;
+use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::output::text::{counted, escape, thousands};
@@ -26,7 +29,8 @@ Examples:
 const EXPLAIN_EXAMPLES: &str = "\
 Says whether a caller may do something, and which rule decides. The groups of a
 uid are those of the user database, unless --gid names some. Without a policy
-file it answers by what holds then. Exit code 1: it may not.
+file it answers by what holds then. The uid of the server matters, for it is let
+in: it is asked of the running one. Exit code 1: it may not.
 
 Examples:
   key-server policy explain --uid 1001 --verb select --model openai/gpt-4o
@@ -49,6 +53,9 @@ pub(crate) struct FileArgs {
     /// This file instead of the one that the settings name [env: KEY_SERVER_POLICY_FILE]
     #[arg(long, value_name = "TOML")]
     file: Option<PathBuf>,
+    /// The uid that the server runs as; else that of the one that answers on the socket
+    #[arg(long, value_name = "UID")]
+    server_uid: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -104,7 +111,7 @@ pub(crate) fn failure(error: &PolicyError) -> Failure {
 }
 
 fn check(args: &FileArgs, global: &GlobalArgs, output: &mut Output) -> Result<Exit, Failure> {
-    let policy = policy(args, global)?;
+    let (policy, _) = policy(args, global)?;
     let Source::File { path, rules } = &policy.source else {
         let message = "no policy file is set (policy_file); without one, keys are for root, for \
                        the server's uid and for the socket's owner and group";
@@ -121,21 +128,61 @@ fn check(args: &FileArgs, global: &GlobalArgs, output: &mut Output) -> Result<Ex
     Ok(Exit::Ok)
 }
 
-/// As the server would read it: it belongs to whoever owns the socket.
-fn policy(args: &FileArgs, global: &GlobalArgs) -> Result<Policy, Failure> {
+/// The uid that the server runs as, and whether somebody said so.
+#[derive(Clone, Copy)]
+struct ServerUid {
+    uid: u32,
+    is_guess: bool,
+}
+
+impl ServerUid {
+    /// What `--server-uid` says, else what the running server is; without one
+    /// it is taken to be the owner of its dead socket, or the caller.
+    fn find(args: &FileArgs, global: &GlobalArgs, socket: Option<&Metadata>) -> Self {
+        let running = || Server::connect(global).ok()?.runs_as();
+        match args.server_uid.or_else(running) {
+            Some(uid) => Self { uid, is_guess: false },
+            None => {
+                let uid = socket.map_or_else(|| geteuid().as_raw(), MetadataExt::uid);
+                Self { uid, is_guess: true }
+            }
+        }
+    }
+
+    /// What to say of a guess.
+    fn doubt(self) -> Option<String> {
+        let who = match self.uid == geteuid().as_raw() {
+            true => "you".to_owned(),
+            false => format!("uid {}, the socket's owner", self.uid),
+        };
+        self.is_guess.then(|| {
+            format!(
+                "no trusted server answers; it is taken to run as {who}: --server-uid names another"
+            )
+        })
+    }
+}
+
+/// As the server would read it.
+fn policy(args: &FileArgs, global: &GlobalArgs) -> Result<(Policy, ServerUid), Failure> {
     let settings = settings::resolve(global, &SettingsArgs::default())?.settings;
     let socket = settings.socket.symlink_metadata().ok();
-    let server_uid = socket.as_ref().map_or(geteuid().as_raw(), MetadataExt::uid);
+    let server = ServerUid::find(args, global, socket.as_ref());
     let file = args.file.clone().unwrap_or(settings.policy_file);
     let source = if file.as_os_str().is_empty() {
         let socket_uid = socket.as_ref().map(MetadataExt::uid);
         let socket = socket.filter(|socket| socket.mode() & 0o020 != 0);
         Source::None { socket_uid, socket_gid: socket.map(|socket| socket.gid()) }
     } else {
-        let rules = policy::load(&file, server_uid).map_err(|error| failure(&error))?;
+        let rules = policy::load(&file, server.uid).map_err(|error| {
+            // Whose the file may be depends on who the server is.
+            let is_of_whole_file = error.problems.iter().all(|problem| problem.line.is_none());
+            let doubt = server.doubt().filter(|_| is_of_whole_file);
+            doubt.into_iter().fold(failure(&error), Failure::hint)
+        })?;
         Source::File { path: file, rules }
     };
-    Ok(Policy { server_uid, source })
+    Ok((Policy { server_uid: server.uid, source }, server))
 }
 
 fn explain(args: &ExplainArgs, global: &GlobalArgs, output: &mut Output) -> Result<Exit, Failure> {
@@ -144,11 +191,11 @@ fn explain(args: &ExplainArgs, global: &GlobalArgs, output: &mut Output) -> Resu
         let message = "--model goes with --verb select, and --verb select with --model";
         return Err(Failure::usage(message));
     }
-    let policy = policy(&args.file, global)?;
+    let (policy, server) = policy(&args.file, global)?;
     let (gid, groups) = match args.gid.split_first() {
         Some((gid, groups)) => (*gid, groups.to_vec()),
         // A uid that nobody knows has a group that nobody else is in.
-        None => policy::groups_of(args.uid).unwrap_or((args.uid, Vec::new())),
+        None => users::groups_of(args.uid).unwrap_or((args.uid, Vec::new())),
     };
     let executable = args.executable.as_deref();
     let subject = Subject { uid: args.uid, gid, groups: &groups, executable };
@@ -158,6 +205,9 @@ fn explain(args: &ExplainArgs, global: &GlobalArgs, output: &mut Output) -> Resu
     if output.is_json() {
         output.json(&as_json(&decision, &policy))?;
     } else {
+        if let Some(doubt) = server.doubt() {
+            output.note(&doubt);
+        }
         let word = if decision.is_allowed() { "allowed" } else { "denied" };
         output.line(format!("{word}: {}", escape(&ground(&decision, &policy))))?;
         if let Some(denial) = &decision.denial {
@@ -245,5 +295,6 @@ fn as_json(decision: &Decision<'_, '_>, policy: &Policy) -> Value {
         "rule": rule,
         "denied": denied,
         "file": file,
+        "server_uid": policy.server_uid,
     })
 }

@@ -18,6 +18,7 @@ use crate::adapters;
 use crate::args::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::logging::{self, LogFile};
+use crate::notify::{Manager, Variables};
 use crate::place::Environment;
 use crate::policy;
 use crate::sandbox::Sandbox;
@@ -46,6 +47,7 @@ pub(crate) struct ServeArgs {
 pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure> {
     let mut resolved = settings::resolve(global, &args.settings)?;
     resolved.forget_secrets();
+    let variables = Variables::take(&mut resolved.environment);
     // Nothing that this process makes is for others; the socket has its own.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let state_dir = resolved.state_dir()?;
@@ -60,18 +62,19 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
+    let manager = Manager::open(variables);
     let sandbox = Sandbox::begin(&resolved.settings, state_dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(cannot_start)?;
-    runtime.block_on(serve(resolved, state_dir, inherited, log, sandbox))
+    runtime.block_on(serve(resolved, state_dir, inherited, (log, sandbox), &manager))
 }
 
 async fn serve(
     resolved: Resolved,
     state_dir: StateDir,
     inherited: Option<OwnedFd>,
-    log: Option<LogFile>,
-    sandbox: Option<Sandbox>,
+    (log, sandbox): (Option<LogFile>, Option<Sandbox>),
+    manager: &Manager,
 ) -> Result<Exit, Failure> {
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
     let mut ends = EndSignals::new().map_err(cannot_start)?;
@@ -81,19 +84,20 @@ async fn serve(
     };
     let csv_is_expected = is_named(&resolved.shown, "key_config_file");
     let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected)?;
+    manager.opening();
     let mut running = lifecycle::start(parts).await.map_err(not_started)?;
     running.is_confined(sandbox.map_or_else(|| "off".to_owned(), Sandbox::close));
     tracing::info!("serving {} on {}", running.summary(), socket);
-    loop {
-        tokio::select! {
-            error = running.failed() => {
-                tracing::error!("{error}");
-                let _ = running.stop().await;
-                return Err(cannot_start(error));
-            }
-            _ = hangup.recv() => reload(&running, log.as_ref()).await,
-            () = ends.any() => break,
-        }
+    let observer = running.observer();
+    let ended = tokio::select! {
+        ended = until_the_end(&mut running, &mut hangup, &mut ends, log.as_ref(), manager) => ended,
+        never = manager.follow(observer) => match never {},
+    };
+    manager.stopping(running.shutdown_grace());
+    if let Err(error) = ended {
+        tracing::error!("{error}");
+        let _ = running.stop().await;
+        return Err(cannot_start(error));
     }
     tracing::info!("stopping");
     tokio::select! {
@@ -104,28 +108,58 @@ async fn serve(
     Ok(Exit::Ok)
 }
 
+/// Reloads when it is asked to.
+///
+/// # Errors
+/// What the server cannot go on without.
+async fn until_the_end(
+    running: &mut Running,
+    hangup: &mut Signal,
+    ends: &mut EndSignals,
+    log: Option<&LogFile>,
+    manager: &Manager,
+) -> Result<(), RunError> {
+    loop {
+        tokio::select! {
+            error = running.failed() => return Err(error),
+            _ = hangup.recv() => {
+                manager.reloading();
+                let is_taken_over = reload(running, log).await;
+                manager.reloaded(!is_taken_over);
+            }
+            () = ends.any() => return Ok(()),
+        }
+    }
+}
+
 fn is_named(shown: &[Shown], name: &str) -> bool {
     let named = shown.iter().find(|one| one.name == name && one.origin != Origin::Default);
     named.is_some_and(|one| !one.value.is_empty())
 }
 
-async fn reload(running: &Running, log: Option<&LogFile>) {
+/// Whether what was read is in force now.
+async fn reload(running: &Running, log: Option<&LogFile>) -> bool {
     if let Some(Err(error)) = log.map(LogFile::reopen) {
         tracing::warn!("the log file cannot be opened again: {error}");
     }
-    match running.reload().await {
+    let refusal = match running.reload().await {
         Ok(reloaded) => match reloaded.refusal {
-            None => tracing::info!(
-                "reloaded: {} added, {} changed, {} withdrawn, {} unchanged",
-                reloaded.added,
-                reloaded.changed,
-                reloaded.withdrawn,
-                reloaded.unchanged
-            ),
-            Some(refusal) => tracing::error!("not reloaded: {refusal}"),
+            None => {
+                tracing::info!(
+                    "reloaded: {} added, {} changed, {} withdrawn, {} unchanged",
+                    reloaded.added,
+                    reloaded.changed,
+                    reloaded.withdrawn,
+                    reloaded.unchanged
+                );
+                return true;
+            }
+            Some(refusal) => refusal.to_string(),
         },
-        Err(error) => tracing::error!("not reloaded: {error}"),
-    }
+        Err(error) => error.to_string(),
+    };
+    tracing::error!("not reloaded: {refusal}");
+    false
 }
 
 fn cannot_start(error: impl ToString) -> Failure {

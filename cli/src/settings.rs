@@ -13,9 +13,9 @@ use crate::place::{self, Environment};
 /// What the settings table calls the socket, and its variable.
 const SOCKET: &str = "socket";
 const SOCKET_VARIABLE: &str = "KEY_SERVER_SOCKET";
+pub(crate) const TRUSTED_VARIABLE: &str = "KEY_SERVER_TRUSTED_USERS";
 /// Variables of this program that are not settings.
-const OTHER_VARIABLES: [&str; 3] =
-    ["KEY_SERVER_CONFIG", "KEY_SERVER_BIN", "KEY_SERVER_TRUSTED_USERS"];
+const OTHER_VARIABLES: [&str; 2] = ["KEY_SERVER_CONFIG", "KEY_SERVER_BIN"];
 
 /// Settings on the command line.
 #[derive(Clone, Debug, Default, Args)]
@@ -119,6 +119,17 @@ pub(crate) fn socket(global: &GlobalArgs) -> Result<PathBuf, Failure> {
     }
     let resolved = resolve(global, &SettingsArgs::default())?;
     Ok(resolved.settings.socket)
+}
+
+/// Who may run the server, as it is written: environment, then settings. What
+/// a wrong settings file might say does not count: fewer are trusted then.
+pub(crate) fn trusted_users(global: &GlobalArgs) -> String {
+    let environment = Environment::of_process();
+    if let Some(users) = environment.get(TRUSTED_VARIABLE) {
+        return users.to_string_lossy().into_owned();
+    }
+    let resolved = resolve(global, &SettingsArgs::default());
+    resolved.map(|resolved| resolved.settings.trusted_users).unwrap_or_default()
 }
 
 /// `unix:PATH` and `unix://PATH`, as gRPC writes them, are PATH.

@@ -38,6 +38,9 @@ pub(crate) fn run(server: &mut Server, output: &mut Output) -> Result<Exit, Fail
     let node = node(server);
     if output.is_json() {
         output.json(&as_json(&health, node.as_ref().ok()))?;
+        if let Err(failure) = node {
+            not_shown(&failure, output)?;
+        }
         return Ok(health::exit(&health));
     }
     head(&health, server, output)?;
@@ -51,12 +54,15 @@ pub(crate) fn run(server: &mut Server, output: &mut Output) -> Result<Exit, Fail
             pools(node.pools, output)?;
             totals(&node.totals, output)?;
         }
-        Err(failure) => {
-            output.flush()?;
-            output.note(&format!("pools and totals are not shown: {}", failure.message));
-        }
+        Err(failure) => not_shown(&failure, output)?,
     }
     Ok(health::exit(&health))
+}
+
+fn not_shown(failure: &Failure, output: &mut Output) -> Result<(), Failure> {
+    output.flush()?;
+    output.note(&format!("pools and totals are not shown: {}", failure.message));
+    Ok(())
 }
 
 fn node(server: &mut Server) -> Result<Node, Failure> {

@@ -31,6 +31,17 @@ mkdir "$dir/key-server.service.d"
 cp network.conf "$dir/key-server.service.d/"
 check "with network.conf"
 
+# Dependencies and commands, with a program that is there.
+sed -i 's,/usr/bin/key-server,/bin/true,' "$dir/key-server.service"
+said=$(systemd-analyze verify --man=no "$dir/key-server.service" "$dir/key-server.socket" 2>&1) || {
+    echo "$said" >&2
+    exit 1
+}
+if grep -q 'key-server' <<<"$said"; then
+    echo "$said" >&2
+    exit 1
+fi
+
 if command -v systemd-sysusers >/dev/null; then
     systemd-sysusers --dry-run "$PWD/key-server.sysusers.conf" >/dev/null 2>&1 || {
         echo "key-server.sysusers.conf: systemd-sysusers refuses it" >&2

@@ -120,6 +120,8 @@ settings! {
     socket_owner: String = "", "KEY_SERVER_SOCKET_OWNER";
     /// The group whose members may connect, by name or number. Empty: none in particular.
     socket_group: String = "", "KEY_SERVER_SOCKET_GROUP";
+    /// For the command line as a client: who may run the server, users by name or number, several separated by commas; nothing is sent to anybody else. Empty: the caller's own user and root.
+    trusted_users: String = "", "KEY_SERVER_TRUSTED_USERS";
     /// The CSV with the keys; none is fine when the store has keys.
     key_config_file: PathBuf = "api_keys.csv", "KEY_CONFIG_FILE";
     /// The policy, who may do what (docs/policy.md); empty: keys are for the server's uid, root, and the socket's owner and group.

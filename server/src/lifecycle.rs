@@ -5,6 +5,7 @@
 //! the whole. The order of the end is the reverse of the start: socket, calls,
 //! projection, ledger. Peers that say nothing are not waited for.
 
+use std::fs::Metadata;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -42,6 +43,7 @@ use crate::fleet::{Fleet, FleetParts, Follower, Publisher};
 use crate::gate::Gate;
 use crate::guard::{Guard, Peer};
 use crate::keys::{Csv, Keys, KeysError, OfflineKeys, Reload, Reloaded};
+use crate::observer::Observer;
 use crate::policy::PolicyError;
 use crate::projector::{FLUSH_EVERY, PRUNE_EVERY, Projector};
 use crate::recovery;
@@ -195,7 +197,7 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
             (Some(socket), listener)
         }
     };
-    if let Ok(metadata) = settings.socket.symlink_metadata() {
+    if let Some(metadata) = socket_file(&listener, &settings) {
         let lets_group_in = metadata.mode() & 0o020 != 0;
         access.socket_is_of(metadata.uid(), lets_group_in.then(|| metadata.gid()));
     }
@@ -205,6 +207,21 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
     running.keep(company);
     running.background(parts.background);
     Ok(running)
+}
+
+/// The file at which applications find the listener: one that was inherited
+/// need not be where the settings say.
+fn socket_file(
+    listener: &std::os::unix::net::UnixListener,
+    settings: &Settings,
+) -> Option<Metadata> {
+    let bound = listener.local_addr().ok()?;
+    match bound.as_pathname() {
+        // Bound out of sight, and moved into place.
+        Some(path) if path.starts_with("/proc/self/fd") => settings.socket.symlink_metadata().ok(),
+        Some(path) => path.symlink_metadata().ok(),
+        None => None,
+    }
 }
 
 fn access(
@@ -488,6 +505,16 @@ impl Running {
     /// counts.
     pub fn is_confined(&self, in_words: String) {
         let _ = self.service.node.sandbox.set(in_words);
+    }
+
+    /// For watching over the server.
+    pub fn observer(&self) -> Observer {
+        Observer::new(self.service.clone())
+    }
+
+    /// How long calls in progress may take when the server stops.
+    pub fn shutdown_grace(&self) -> Duration {
+        self.shutdown_grace
     }
 
     /// What the server looks like from outside, in one line.

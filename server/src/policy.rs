@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use key_server_core::ModelName;
 
-pub use file::{PolicyError, Problem, groups_of, load, uid_of};
+pub use file::{PolicyError, Problem, load};
 pub use parse::{Names, parse};
 
 /// What a caller may want; the names are those of the policy file.

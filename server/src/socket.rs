@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{geteuid, umask};
 
 use crate::config::Settings;
+use crate::users;
 
 /// What fits into `sockaddr_un`, without the terminating zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -76,16 +77,14 @@ pub enum SocketError {
         what: &'static str,
     },
     /// A user or group that does not exist here.
-    #[error(
-        "{setting} is {name:?}, which {file} does not have: write a name from there, or a number"
-    )]
+    #[error("{setting} is {name:?}: {problem}")]
     UnknownName {
         /// The setting.
         setting: &'static str,
         /// Its value.
         name: String,
-        /// Where it was looked for.
-        file: &'static str,
+        /// Why it stands for nobody, and what to do.
+        problem: String,
     },
     /// What was inherited is not a socket that applications can connect to.
     #[error(
@@ -121,34 +120,24 @@ impl Ownership {
     /// # Errors
     /// [`SocketError::UnknownName`].
     pub fn of(settings: &Settings) -> Result<Self, SocketError> {
-        let owner = id("socket_owner", &settings.socket_owner, "/etc/passwd")?;
-        let group = id("socket_group", &settings.socket_group, "/etc/group")?;
+        let owner = id("socket_owner", &settings.socket_owner, users::uid)?;
+        let group = id("socket_group", &settings.socket_group, users::gid)?;
         let default = if group.is_some() { MODE_OF_GROUP } else { MODE_ALONE };
         Ok(Self { mode: settings.socket_mode.map_or(default, |mode| mode.0), owner, group })
     }
 }
 
-/// The number of a user or group: as written, or the third field of the line
-/// that begins with the name.
-fn id(setting: &'static str, name: &str, file: &'static str) -> Result<Option<u32>, SocketError> {
+/// The number of what a setting names; none when it names nobody.
+fn id(
+    setting: &'static str,
+    name: &str,
+    look_up: fn(&str) -> Result<u32, String>,
+) -> Result<Option<u32>, SocketError> {
     if name.is_empty() {
         return Ok(None);
     }
-    if let Ok(id) = name.parse() {
-        return Ok(Some(id));
-    }
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let id = id_in(&text, name);
-    let unknown = || SocketError::UnknownName { setting, name: name.to_owned(), file };
-    id.map(Some).ok_or_else(unknown)
-}
-
-fn id_in(text: &str, name: &str) -> Option<u32> {
-    let of_line = |line: &str| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    };
-    text.lines().find_map(of_line)
+    let unknown = |problem| SocketError::UnknownName { setting, name: name.to_owned(), problem };
+    look_up(name).map(Some).map_err(unknown)
 }
 
 /// By what a socket is known again: device, inode, and when it was made, since
@@ -617,15 +606,10 @@ mod tests {
     }
 
     #[test]
-    fn users_and_groups_are_found_by_name() {
-        let text = "root:x:0:0:root:/root:/bin/sh\nkey:x:12:\nkeys:x:13:a,b\nbad:x:y:\n";
-        assert_eq!(id_in(text, "root"), Some(0));
-        assert_eq!(id_in(text, "key"), Some(12));
-        assert_eq!(id_in(text, "keys"), Some(13));
-        assert_eq!(id_in(text, "ke"), None);
-        assert_eq!(id_in(text, "bad"), None);
-        assert_eq!(id("socket_group", "4711", "/etc/group").unwrap(), Some(4_711));
-        let error = id("socket_group", "no-such-group", "/etc/group").unwrap_err().to_string();
-        assert!(error.contains("socket_group") && error.contains("/etc/group"), "{error}");
+    fn a_setting_that_names_nobody_is_named() {
+        assert_eq!(id("socket_group", "", users::gid).unwrap(), None);
+        assert_eq!(id("socket_group", "4711", users::gid).unwrap(), Some(4_711));
+        let error = id("socket_group", "no-such-group", users::gid).unwrap_err().to_string();
+        assert!(error.contains("socket_group") && error.contains("write its gid"), "{error}");
     }
 }

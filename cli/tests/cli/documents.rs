@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -35,6 +36,29 @@ fn every_output_in_the_command_page_is_a_real_one() {
             "docs/cli.md should be:
 {printed}"
         );
+        fs::write(page, printed).unwrap();
+    }
+}
+
+/// The policy that stands on the page is in force; users and groups that only
+/// its readers have are ones that every machine has.
+#[test]
+fn every_output_in_the_policy_page_is_a_real_one() {
+    let page = Path::new("../docs/policy.md");
+    let committed = fs::read_to_string(page).unwrap();
+    let (_, policy) = committed.split_once("```toml\n").unwrap();
+    let (policy, _) = policy.split_once("```").unwrap();
+    let policy = policy.replace("user = \"gateway\"", "user = \"daemon\"");
+    let policy = policy.replace("user = \"ops\"", "user = \"bin\"");
+    let policy = policy.replace("group = \"research\"", "group = \"users\"");
+    let world = World::new();
+    let file = world.work.path().join("policy.toml");
+    fs::write(&file, policy).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let printed = world.replay(&committed);
+    let printed = printed.replace(file.to_str().unwrap(), "/etc/key-server/policy.toml");
+    if printed != committed {
+        assert!(is_overwriting(), "docs/policy.md should be:\n{printed}");
         fs::write(page, printed).unwrap();
     }
 }
@@ -87,6 +111,10 @@ impl World {
         command.current_dir(self.work.path()).env("HOME", "/home/you");
         command.env("KEY_SERVER_SOCKET", self.server.socket());
         command.env("KEY_SERVER_STATE_DIR", self.state.path());
+        let policy = self.work.path().join("policy.toml");
+        if policy.exists() {
+            command.env("KEY_SERVER_POLICY_FILE", policy);
+        }
         command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
         let mut child = command.spawn().unwrap();
         // It holds the writing ends of the pipe.

@@ -337,7 +337,7 @@ fn hard_limit(server: &ServerProcess) -> Option<u64> {
 
 /// The same command after something that only a shell does, in the same
 /// process.
-fn within_shell(first: &str, command: &Command) -> Command {
+pub(crate) fn within_shell(first: &str, command: &Command) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]);
     shell.arg(command.get_program()).args(command.get_args()).env_clear();
@@ -474,7 +474,10 @@ async fn in_200_starts_nobody_gets_in_who_may_not() {
     // The probe can connect where it may, so the zeros above mean something.
     let everybody = open_home().with("KEY_SERVER_SOCKET_MODE", "0666");
     let probe = Probe::start(everybody.socket());
-    start_and_kill(&everybody, 1).await;
+    let (server, _client) = everybody.start().await.unwrap();
+    let connected = async || (probe.connected.load(Ordering::Relaxed) > 0).then_some(());
+    until("the probe connects", connected).await;
+    server.kill().unwrap();
     assert!(probe.stop().0 > 0);
 }
 

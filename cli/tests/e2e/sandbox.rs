@@ -20,7 +20,8 @@ fn of_threads(server: &ServerProcess, line: &str) -> Vec<(String, String)> {
         };
         Some((value("Name:")?, value(line)?))
     };
-    threads.filter_map(|thread| of_thread(thread.unwrap())).collect()
+    // One may end while they are counted.
+    threads.filter_map(|thread| of_thread(thread.ok()?)).collect()
 }
 
 fn sandbox(health: &v1::HealthResponse) -> &str {
@@ -171,4 +172,25 @@ async fn the_daemon_itself_can_run_debug_and_listen_to_nothing() {
         assert_eq!(answered[name], expected, "{name}");
     }
     server.kill().unwrap();
+}
+
+/// A rule for a user by name.
+fn rule(user: &str) -> String {
+    format!("[[rule]]\nname = \"a\"\nuser = \"{user}\"\nproviders = \"*\"\n")
+}
+
+/// The user database may map and ask modules that it did not need before.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_looked_up_from_within_the_sandbox() {
+    let numbers = "[[rule]]\nname = \"a\"\nuid = 4711\nproviders = \"*\"\n";
+    let home = home(CSV).with_policy(numbers).unwrap();
+    let (_server, mut client) = home.start().await.unwrap();
+    home.write_policy(&rule("daemon")).unwrap();
+    let reload = v1::ReloadKeysRequest::default;
+    let reloaded = client.reload_keys(reload()).await.unwrap().into_inner();
+    assert!(reloaded.success, "{reloaded:?}");
+    home.write_policy(&rule("no-such-user-here")).unwrap();
+    let refused = client.reload_keys(reload()).await;
+    let words = format!("{refused:?}");
+    assert!(words.contains("there is no user of this name"), "{words}");
 }

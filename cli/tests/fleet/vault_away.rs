@@ -1,6 +1,7 @@
 //! Vault is away, sealed, stopped, or takes the token no more: what is loaded
 //! is served, and everything comes back by itself.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use key_server_proto::v1;
@@ -36,6 +37,16 @@ async fn serving(node: &Node) -> ServingStatus {
     let service = "keyserver.v1.KeyServer".to_owned();
     let checked = client.check(HealthCheckRequest { service }).await.unwrap();
     checked.into_inner().status()
+}
+
+/// What a service manager was told since it was looked at last.
+fn told(manager: &UnixDatagram) -> String {
+    let mut told = String::new();
+    let mut bytes = [0; 4_096];
+    while let Ok(length) = manager.recv(&mut bytes) {
+        told.extend([str::from_utf8(&bytes[..length]).unwrap(), "\n"]);
+    }
+    told
 }
 
 async fn refusal(node: &mut Node) -> (Code, String, String) {
@@ -77,6 +88,11 @@ fn a_server_started_without_vault_is_not_ready_until_vault_comes() {
     run(async {
         let mut vault = VaultServer::stored().await;
         let home = home_in(&vault, "early", CSV).await;
+        let dir = tempfile::tempdir().unwrap();
+        let manager = dir.path().join("notify");
+        let home = home.with("NOTIFY_SOCKET", manager.display());
+        let manager = UnixDatagram::bind(manager).unwrap();
+        manager.set_nonblocking(true).unwrap();
         vault.kill();
         let mut node = Node::start(home).await;
         assert_eq!(serving(&node).await, ServingStatus::NotServing);
@@ -91,12 +107,18 @@ fn a_server_started_without_vault_is_not_ready_until_vault_comes() {
             refusal(&mut node).await.2.contains("sealed").then_some(())
         })
         .await;
+        let so_far = told(&manager);
+        assert!(so_far.contains("EXTEND_TIMEOUT_USEC=") && !so_far.contains("READY"), "{so_far}");
         vault.unseal().await;
         until("it is ready", async || {
             (serving(&node).await == ServingStatus::Serving).then_some(())
         })
         .await;
         selected(&mut node.client, select("s1", &[OPENAI], 4)).await;
+        until("the service manager knows", async || {
+            told(&manager).lines().any(|line| line == "READY=1").then_some(())
+        })
+        .await;
         is_back(&mut node).await;
     });
 }

@@ -1,15 +1,13 @@
-//! The policy file: whose it must be, and what its names stand for.
+//! The policy file: whose it must be.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-
 use super::Rule;
 use super::parse::{Names, parse};
+use crate::users::{gid_of, uid_of};
 
 /// A policy is written by people.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -80,35 +78,6 @@ fn read(path: &Path, server_uid: u32) -> Result<String, String> {
     }
 }
 
-/// The uid of a user, as the user database says.
-///
-/// # Errors
-/// There is none, or the database cannot be asked.
-pub fn uid_of(name: &str) -> Result<u32, String> {
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err("there is no user of this name; create it, or write its uid".to_owned()),
-        Err(error) => Err(format!("the user database cannot be asked: {error}")),
-    }
-}
-
-fn gid_of(name: &str) -> Result<u32, String> {
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(group.gid.as_raw()),
-        Ok(None) => Err("there is no group of this name; create it, or write its gid".to_owned()),
-        Err(error) => Err(format!("the user database cannot be asked: {error}")),
-    }
-}
-
-/// The first group and the other ones of a user, as the user database says;
-/// none when it does not know the user.
-pub fn groups_of(uid: u32) -> Option<(u32, Vec<u32>)> {
-    let user = User::from_uid(Uid::from_raw(uid)).ok()??;
-    let name = CString::new(user.name).ok()?;
-    let groups = getgrouplist(&name, user.gid).unwrap_or_default();
-    Some((user.gid.as_raw(), groups.into_iter().map(Gid::as_raw).collect()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, chown};
@@ -165,12 +134,5 @@ mod tests {
         assert!(load(dir.path(), own_uid()).unwrap_err().to_string().contains("no regular file"));
         let missing = load(&dir.path().join("missing"), own_uid());
         assert!(missing.unwrap_err().to_string().contains("cannot be read"));
-    }
-
-    #[test]
-    fn names_are_looked_up_where_the_system_keeps_them() {
-        assert_eq!((uid_of("root"), gid_of("root")), (Ok(0), Ok(0)));
-        assert!(uid_of("no-such-user-here").unwrap_err().contains("write its uid"));
-        assert_eq!(groups_of(0).map(|(gid, _)| gid), Some(0));
     }
 }

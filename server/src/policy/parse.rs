@@ -195,7 +195,7 @@ impl Reader<'_> {
                 self.problem(span, "everyone can only be true; leave it out otherwise")
             }
             None if !names_some => {
-                let message = "it says for nobody: name uid, user, gid, group or executable, or \
+                let message = "it fits nobody: name uid, user, gid, group or executable, or \
                                write everyone = true";
                 self.problem(fields.span.clone(), message);
             }
@@ -534,7 +534,7 @@ models = [\"openai/gpt-4o\"]
             "line 10: \"gpt-4o\" is no model",
             "line 10: \"openai/*o\" is no model",
             "line 11: count_max must be a whole number from 1 on",
-            "line 12: it says for nobody",
+            "line 12: it fits nobody",
             "line 12: it allows select and names neither providers nor models",
             "line 17: everyone = true fits everybody",
             "line 20: openai/gpt-4o can never fit",

@@ -26,7 +26,7 @@ impl Service {
         }
     }
 
-    fn whole_health(&self) -> v1::HealthResponse {
+    pub(crate) fn whole_health(&self) -> v1::HealthResponse {
         let totals = self.engine.read(key_server_core::State::totals);
         let now = self.engine.clock.now();
         let mut notes = self.keys.notes();

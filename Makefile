@@ -11,10 +11,10 @@ BIN := $(TARGET)/release/key-server
 PYTHON_ELSEWHERE := ../../backend ../../server/key_server
 TEST_BIN := $(TARGET)/debug/key-server
 
-.PHONY: help run test up down check lint fuzz bench clean
+.PHONY: help run test up down check lint fuzz miri advisories bench release reproducible clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: $(VENV)/.client ## Build, start the server, show a real selection, serve until Ctrl-C
 	cargo build --release --locked --bin key-server
@@ -49,6 +49,20 @@ lint: $(VENV)/.dev ## Formatting, lints, licences, sources, generated files
 
 fuzz: ## Fuzz every target for a minute: make fuzz SECONDS_EACH=600
 	fuzz/run.sh $(or $(SECONDS_EACH),60)
+
+miri: ## The tests of the one unsafe crate under Miri; needs a nightly toolchain with it
+	@cargo +nightly miri --version >/dev/null 2>&1 || { \
+	    echo "miri: there is none: rustup +nightly component add miri rust-src" >&2; exit 1; }
+	MIRIFLAGS="-Zmiri-strict-provenance" cargo +nightly miri test --locked -p key-server-sys
+
+advisories: ## Known flaws and yanked versions among the dependencies; fetches the list of them
+	cargo deny --locked check advisories
+
+release: ## What is committed, as a program with its parts list and sums, in dist/
+	deploy/release.sh
+
+reproducible: ## Build a release twice, in two places, and compare: takes two builds from nothing
+	deploy/reproducible.sh
 
 bench: ## Measure against the floors; single parts: make bench PARTS="select start"
 	cargo build --release --locked --bin key-server --bin key-server-bench

@@ -87,6 +87,7 @@ mod tests {
 
     use super::*;
 
+    #[cfg_attr(miri, ignore = "Miri has no questions to sockets")]
     #[test]
     fn the_peer_of_a_pair_is_this_process_and_lives() {
         let (one, _other) = UnixStream::pair().unwrap();
@@ -104,6 +105,7 @@ mod tests {
         assert_eq!(poll(&mut polled, Some(&now)).unwrap(), 0);
     }
 
+    #[cfg_attr(miri, ignore = "Miri has no questions to sockets")]
     #[test]
     fn what_is_no_socket_is_an_error() {
         assert!(peer_pidfd(tempfile_like()).is_err());
@@ -112,6 +114,7 @@ mod tests {
     fn tempfile_like() -> std::fs::File {
         std::fs::File::open("/dev/null").unwrap()
     }
+    #[cfg_attr(miri, ignore = "Miri has no questions to sockets")]
     #[test]
     fn the_peers_groups_are_those_of_its_process() {
         let (one, _other) = UnixStream::pair().unwrap();
@@ -123,6 +126,7 @@ mod tests {
         assert_eq!(groups, own);
     }
 
+    #[cfg_attr(miri, ignore = "Miri has no questions to sockets")]
     #[test]
     fn what_is_no_socket_has_no_peer() {
         let file = std::fs::File::open("/").unwrap();

@@ -14,6 +14,7 @@ fn refused<T>(what: &str, result: io::Result<T>) {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
 }
 
+#[cfg_attr(miri, ignore = "Miri has no sandbox to enter")]
 #[test]
 fn a_process_in_the_sandbox_can_do_its_work_and_nothing_else() {
     let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

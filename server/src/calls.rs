@@ -88,13 +88,12 @@ impl hyper::service::Service<Request<Incoming>> for Answerer {
         let arriving = |body| Arriving { body, timeout: self.request_timeout, late: None };
         let mut request = request.map(|body| Body::new(arriving(body)));
         request.extensions_mut().insert(self.peer.clone());
-        let services = Arc::clone(&self.services);
+        let answer = self.services.answer(request);
         Box::pin(async move {
-            let answer = services.answer(request);
             let response = match deadline {
-                None => answer.await,
+                None => answer.await?,
                 Some(time) => match tokio::time::timeout(time, answer).await {
-                    Ok(response) => response,
+                    Ok(response) => response?,
                     Err(_) => Status::deadline_exceeded("the caller's deadline passed").into_http(),
                 },
             };

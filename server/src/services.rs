@@ -1,6 +1,6 @@
 //! What answers behind the door: the keys' own service, and those that tell
-//! about it. A call passes here as one future: what holds for all calls, then
-//! the gate, then its service.
+//! about it. A call passes what holds for all calls, then the gate, then its
+//! service.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use key_server_proto::v1::key_server_server::{KeyServerServer, SERVICE_NAME};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::Service as _;
 use tonic::codegen::http::{Request, Response};
+use tonic::codegen::{BoxFuture, Service as _};
 use tonic::service::Routes;
 
 use crate::audit::{About, Audit};
@@ -30,46 +30,59 @@ pub(crate) struct Services {
     pub(crate) panics: Arc<Panics>,
 }
 
+/// An answer to come, in a block of its own: nested futures would each keep
+/// room for the request, and allocators are slow with blocks of some KiB.
+type Answer = BoxFuture<Response<Body>, Infallible>;
+
 impl Services {
     /// The answer to a call, whatever becomes of it: a panic costs this call
     /// only.
-    pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    pub(crate) fn answer(&self, request: Request<Body>) -> Answer {
         let uri = request.uri().clone();
-        let what = || format!("a call to {:?}", uri.path());
-        match self.panics.caught(what, self.behind_gate(request)).await {
-            Ok(response) => without_traces(uri.path(), response),
-            Err(error) => Status::from(error).into_http(),
-        }
+        let panics = Arc::clone(&self.panics);
+        let answer = self.behind_gate(request);
+        Box::pin(async move {
+            match panics.caught(|| format!("a call to {:?}", uri.path()), answer).await {
+                Ok(Ok(response)) => Ok(without_traces(uri.path(), response)),
+                Err(error) => Ok(Status::from(error).into_http()),
+            }
+        })
     }
 
-    async fn behind_gate(&self, request: Request<Body>) -> Response<Body> {
+    fn behind_gate(&self, request: Request<Body>) -> Answer {
         // Whoever the kernel does not name is refused by the services.
         let Some(peer) = request.extensions().get::<Peer>() else {
-            return self.of(request).await;
+            return self.of(request);
         };
         let uid = peer.caller.uid;
         match self.gate.enter(uid) {
-            Ok(_pass) => self.of(request).await,
+            Ok(pass) => {
+                let answer = self.of(request);
+                Box::pin(async move {
+                    let _pass = pass;
+                    answer.await
+                })
+            }
             Err(refusal) => {
                 if let Some(about) = About::of_path(request.uri().path()) {
                     self.audit.tell(Some(&peer.caller), &about, Some(refusal.reason));
                 }
-                drop(request);
-                self.gate.pause(uid).await;
-                Status::from(refusal).into_http()
+                let gate = Arc::clone(&self.gate);
+                Box::pin(async move {
+                    gate.pause(uid).await;
+                    Ok(Status::from(refusal).into_http())
+                })
             }
         }
     }
 
     /// The answer of the service that the path names.
-    async fn of(&self, request: Request<Body>) -> Response<Body> {
+    fn of(&self, request: Request<Body>) -> Answer {
         let service = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
-        let answer: Result<_, Infallible> = match service {
+        match service {
             // Past the router, which costs a call more than the core does.
-            Some((SERVICE_NAME, _)) => self.keys.clone().call(request).await,
-            _ => self.others.clone().call(request).await,
-        };
-        let Ok(response) = answer;
-        response
+            Some((SERVICE_NAME, _)) => self.keys.clone().call(request),
+            _ => Box::pin(self.others.clone().call(request)),
+        }
     }
 }

@@ -17,7 +17,7 @@ help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: $(VENV)/.client ## Build, start the server, show a real selection, serve until Ctrl-C
-	cargo build --release --locked --bin key-server
+	cargo build --release --locked -p key-server
 	@KEY_SERVER_BIN="$(abspath $(BIN))" $(VENV)/bin/python examples/first_run.py
 
 test: $(VENV)/.dev ## Install what the tests need (Redis, Vault) and run them all
@@ -27,7 +27,7 @@ test: $(VENV)/.dev ## Install what the tests need (Redis, Vault) and run them al
 	KEY_SERVER_BIN="$(abspath $(TEST_BIN))" $(VENV)/bin/python -m pytest -q clients/python/tests
 
 up: ## Start the standard deployment here: Vault, Redis, the key server
-	cargo build --release --locked --bin key-server
+	cargo build --release --locked -p key-server
 	KEY_SERVER_BIN="$(abspath $(BIN))" deploy/local.sh up
 
 down: ## End what `make up` started
@@ -65,7 +65,9 @@ reproducible: ## Build a release twice, in two places, and compare: takes two bu
 	deploy/reproducible.sh
 
 bench: ## Measure against the floors; single parts: make bench PARTS="select start"
-	cargo build --release --locked --bin key-server --bin key-server-bench
+	# The daemon by itself: the benchmark turns on what no daemon has.
+	cargo build --release --locked -p key-server
+	cargo build --release --locked -p key-server-bench
 	$(TARGET)/release/key-server-bench $(PARTS)
 
 clean: ## Remove what was built

@@ -17,7 +17,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 FINDER = ROOT / "clients" / "python" / "src" / "key_server" / "_binary.py"
-BUILD = ("cargo", "build", "--release", "--locked", "--bin", "key-server")
+BUILD = ("cargo", "build", "--release", "--locked", "-p", "key-server")
 
 
 def main() -> None:

@@ -121,7 +121,7 @@ def test_the_starter_builds_what_is_not_built_says_so_and_starts_it(tree: Path) 
     done = run("-S", "-m", "key_server", folder=tree / "server", environment=environment)
     assert done.stdout == "built serve\n", done.stderr
     assert "key-server is not built yet; running: cargo build" in done.stderr
-    asked = f"cargo build --release --locked --bin key-server in {tree.resolve()}\n"
+    asked = f"cargo build --release --locked -p key-server in {tree.resolve()}\n"
     assert asked in done.stderr
     again = run("-m", "key_server", "status", folder=tree / "server", environment=environment)
     assert (again.stdout, again.stderr) == ("built status\n", "")

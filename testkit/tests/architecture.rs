@@ -33,6 +33,21 @@ fn every_folder_on_the_page_exists() {
     }
 }
 
+/// A ledger that writes nothing is for the benchmark; no daemon may be built so.
+#[test]
+fn only_the_benchmark_can_do_without_the_record() {
+    let feature = |package: &&Value| {
+        let dependencies = package["dependencies"].as_array().expect("cargo lists them");
+        let asked =
+            dependencies.iter().any(|one| one["features"].to_string().contains("unwritten"));
+        let own = package["features"].as_object().expect("cargo lists them");
+        asked || own.values().any(|one| one.to_string().contains("unwritten"))
+    };
+    let packages = packages();
+    let who: Vec<_> = packages.iter().filter(feature).map(name).collect();
+    assert_eq!(who, ["key-server-bench"]);
+}
+
 #[test]
 fn a_missing_and_a_superfluous_arrow_are_both_named() {
     let arrows = |text: &str| arrows(text.lines());

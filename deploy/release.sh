@@ -73,7 +73,29 @@ export CARGO_ENCODED_RUSTFLAGS=$rust_flags CFLAGS=$c_flags CC_SHELL_ESCAPED_FLAG
 
 # Nothing that an earlier build left gets in.
 rm -rf "$CARGO_TARGET_DIR" dist/{key-server,key-server.cdx.json,build-info.txt,SHA256SUMS}
-cargo auditable build --release --locked --package key-server --bin key-server
+
+# Some macros write code in the order of a hash map (`fl!` of i18n-embed-fl, in
+# age), which is another one each time: where the compiler asks for chance, it
+# gets zeroes.
+same=$CARGO_TARGET_DIR/same-every-time
+mkdir -p "$CARGO_TARGET_DIR"
+"${CC:-cc}" -shared -fPIC -O1 -o "$same.so" -x c - <<'END'
+#include <string.h>
+#include <sys/types.h>
+
+ssize_t getrandom(void *bytes, size_t length, unsigned int flags) {
+    (void)flags;
+    memset(bytes, 0, length);
+    return (ssize_t)length;
+}
+END
+cat >"$same" <<'END'
+#!/bin/sh
+LD_PRELOAD=$0.so exec "$@"
+END
+chmod +x "$same"
+RUSTC_WRAPPER=$same \
+    cargo auditable build --release --locked --package key-server --bin key-server
 
 program=$CARGO_TARGET_DIR/release/key-server
 

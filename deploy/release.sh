@@ -91,9 +91,15 @@ ssize_t getrandom(void *bytes, size_t length, unsigned int flags) {
 END
 cat >"$same" <<'END'
 #!/bin/sh
-LD_PRELOAD=$0.so exec "$@"
+# A name only, and a place to look: LD_PRELOAD would end a path at a blank.
+export LD_LIBRARY_PATH="${0%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+LD_PRELOAD=${0##*/}.so exec "$@"
 END
 chmod +x "$same"
+if [ -n "$("$same" true 2>&1)" ]; then
+    say "the compiler cannot be given zeroes: $("$same" true 2>&1)"
+    exit 1
+fi
 RUSTC_WRAPPER=$same \
     cargo auditable build --release --locked --package key-server --bin key-server
 

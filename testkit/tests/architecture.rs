@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
+
+use crate::workspace::{packages, root};
+
+mod workspace;
 
 /// What each crate uses of ours, by name.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
@@ -145,26 +148,10 @@ fn folders_of_cargo() -> BTreeMap<String, PathBuf> {
     packages.iter().map(|package| (name(package), folder(package))).collect()
 }
 
-fn packages() -> Vec<Value> {
-    let cargo = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--locked"])
-        .current_dir(root())
-        .output()
-        .expect("cargo runs");
-    assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
-    let metadata: Value = serde_json::from_slice(&cargo.stdout).expect("cargo writes JSON");
-    metadata["packages"].as_array().expect("there are packages").clone()
-}
-
 fn name(value: &Value) -> String {
     value["name"].as_str().expect("everything has a name").to_owned()
 }
 
 fn page() -> String {
     std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the page is there")
-}
-
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
-    here.canonicalize().expect("it exists")
 }

@@ -6,9 +6,12 @@
 //! the word itself wherever rustc does not look, is found here.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
+
+use crate::workspace::{packages, root};
+
+mod workspace;
 
 /// The keyword, and the beginning of the lint's name.
 const WORD: &str = concat!("un", "safe");
@@ -105,20 +108,7 @@ fn sources_below(folder: &Path, sources: &mut Vec<PathBuf>) {
 
 /// Each crate of the workspace, and where its manifest is.
 fn manifests() -> Vec<(String, PathBuf)> {
-    let cargo = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--locked"])
-        .current_dir(root())
-        .output()
-        .expect("cargo runs");
-    assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
-    let metadata: Value = serde_json::from_slice(&cargo.stdout).expect("cargo writes JSON");
-    let packages = metadata["packages"].as_array().expect("there are packages");
     let text = |value: &Value| value.as_str().expect("it is a text").to_owned();
     let manifest = |package: &Value| PathBuf::from(text(&package["manifest_path"]));
-    packages.iter().map(|package| (text(&package["name"]), manifest(package))).collect()
-}
-
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
-    here.canonicalize().expect("it exists")
+    packages().iter().map(|package| (text(&package["name"]), manifest(package))).collect()
 }

@@ -1,16 +1,15 @@
 //! The server within a process of this program, with its record or without.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context;
-use key_server_projections::SqliteProjection;
-use key_server_secrets::{AgeFileStore, IdentitySource};
 use key_server_server::config::{Sources, resolve};
-use key_server_server::lifecycle::{self, Parts};
-use key_server_server::state_dir::StateDir;
+use key_server_server::lifecycle;
+use key_server_testkit::server::embedded_parts;
 
 use crate::{csv, own};
+
+const KEYS: usize = 1_000;
 
 /// What becomes of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +22,8 @@ pub(crate) enum Audit {
     Off,
 }
 
-/// Serves so many keys until it is killed.
-pub(crate) async fn serve(dir: &Path, audit: Audit, keys: usize) -> anyhow::Result<()> {
+/// Serves until it is killed.
+pub(crate) async fn serve(dir: &Path, audit: Audit) -> anyhow::Result<()> {
     let durability = match audit {
         Audit::Disk => "disk",
         Audit::Process => "process",
@@ -34,30 +33,15 @@ pub(crate) async fn serve(dir: &Path, audit: Audit, keys: usize) -> anyhow::Resu
         }
     };
     let csv = dir.join("api_keys.csv");
-    std::fs::write(&csv, csv::with_keys(keys))?;
+    std::fs::write(&csv, csv::with_keys(KEYS))?;
     let settings = [
         ("socket", own::socket(dir).display().to_string()),
         ("key_config_file", csv.display().to_string()),
+        ("state_dir", dir.join("state").display().to_string()),
         ("durability", durability.to_owned()),
     ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
     let settings = resolve(&Sources::new(settings, [])).ok().context("the settings are right")?.0;
-    let state_dir = StateDir::claim(&dir.join("state"))?;
-    let store = AgeFileStore::open(state_dir.path(), &IdentitySource::StateDirectory)?;
-    let projection = SqliteProjection::open(&state_dir.path().join("state.sqlite"))?;
-    let parts = Parts {
-        settings,
-        csv_is_expected: true,
-        state_dir,
-        inherited: None,
-        store: Arc::new(store),
-        offline: None,
-        projection: Box::new(projection),
-        fleet: None,
-        clock: None,
-        background: Vec::new(),
-        notes: Vec::new(),
-    };
-    let mut running = lifecycle::start(parts).await?;
+    let mut running = lifecycle::start(embedded_parts(settings, None)).await?;
     Err(running.failed().await.into())
 }

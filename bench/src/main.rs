@@ -55,9 +55,6 @@ struct Arguments {
     role: Option<Role>,
 }
 
-/// How many keys a server of this program has.
-const KEYS: usize = 1_000;
-
 /// What a process of this program does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Role {
@@ -122,7 +119,7 @@ fn serve_floor(dir: &Path, durability: Durability) -> anyhow::Result<()> {
 }
 
 fn serve_audited(dir: &Path, audit: Audit) -> anyhow::Result<()> {
-    Runtime::new()?.block_on(audited::serve(dir, audit, KEYS))
+    Runtime::new()?.block_on(audited::serve(dir, audit))
 }
 
 fn measure(arguments: Arguments) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use key_server_projections::SqliteProjection;
 use key_server_secrets::{AgeFileStore, IdentitySource};
+use key_server_server::clock::Clock;
 use key_server_server::config::{Settings, Sources, resolve};
 use key_server_server::lifecycle::{self, Parts, RunError, Running};
 use key_server_server::state_dir::StateDir;
@@ -113,24 +114,7 @@ impl EmbeddedHome {
     /// # Panics
     /// When the state directory or its files cannot be made.
     pub async fn try_start(&self) -> Result<Embedded, RunError> {
-        let state_dir = StateDir::claim(&self.state()).expect("nobody else is here");
-        let identity = IdentitySource::StateDirectory;
-        let store = AgeFileStore::open(&self.state(), &identity).expect("the store opens");
-        let database = self.state().join("state.sqlite");
-        let projection = SqliteProjection::open(&database).expect("the database opens");
-        let parts = Parts {
-            settings: self.resolved(),
-            csv_is_expected: true,
-            state_dir,
-            inherited: None,
-            store: Arc::new(store),
-            projection: Box::new(projection),
-            offline: None,
-            fleet: None,
-            clock: Some(Arc::clone(&self.clock) as _),
-            background: Vec::new(),
-            notes: Vec::new(),
-        };
+        let parts = embedded_parts(self.resolved(), Some(Arc::clone(&self.clock) as _));
         let running = lifecycle::start(parts).await?;
         let client = connect(&self.socket()).await.expect("a started server listens");
         Ok(Embedded { running, client })
@@ -142,5 +126,31 @@ impl EmbeddedHome {
     /// When it does not.
     pub async fn start(&self) -> Embedded {
         self.try_start().await.unwrap_or_else(|error| panic!("it starts: {error}"))
+    }
+}
+
+/// What a server on embedded defaults is made of, in the state directory that
+/// the settings name.
+///
+/// # Panics
+/// When the state directory or its files cannot be made.
+pub fn embedded_parts(settings: Settings, clock: Option<Arc<dyn Clock>>) -> Parts {
+    let state_dir = StateDir::claim(&settings.state_dir).expect("nobody else is here");
+    let identity = IdentitySource::StateDirectory;
+    let store = AgeFileStore::open(state_dir.path(), &identity).expect("the store opens");
+    let database = state_dir.path().join("state.sqlite");
+    let projection = SqliteProjection::open(&database).expect("the database opens");
+    Parts {
+        settings,
+        csv_is_expected: true,
+        state_dir,
+        inherited: None,
+        store: Arc::new(store),
+        projection: Box::new(projection),
+        offline: None,
+        fleet: None,
+        clock,
+        background: Vec::new(),
+        notes: Vec::new(),
     }
 }

@@ -24,11 +24,9 @@ pub(crate) async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     let disk = OwnProcess::start(Role::AuditDisk, dir.path()).await?;
     let process = OwnProcess::start(Role::AuditProcess, dir.path()).await?;
     let off = OwnProcess::start(Role::AuditOff, dir.path()).await?;
-    let target = |own: &OwnProcess| (own.socket(), own.pid());
-    let [disk_at, process_at, off_at] = [&disk, &process, &off].map(target);
-    let disk_target = Target::connect(&disk_at.0, disk_at.1).await?;
-    let process_target = Target::connect(&process_at.0, process_at.1).await?;
-    let off_target = Target::connect(&off_at.0, off_at.1).await?;
+    let disk_target = Target::connect(&disk.socket(), disk.pid()).await?;
+    let process_target = Target::connect(&process.socket(), process.pid()).await?;
+    let off_target = Target::connect(&off.socket(), off.pid()).await?;
     output::progress(&format!("  {ROUNDS} rounds"));
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {

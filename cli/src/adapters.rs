@@ -13,7 +13,7 @@ use key_server_secrets::{
 use key_server_server::config::{self, Offline, Settings, VaultAuth};
 use key_server_server::fleet::FleetParts;
 use key_server_server::keys::OfflineKeys;
-use key_server_server::lifecycle::{Background, Parts};
+use key_server_server::lifecycle::{Background, Confine, Parts};
 use key_server_server::state_dir::StateDir;
 use tokio::runtime::Handle;
 
@@ -30,6 +30,7 @@ pub(crate) fn parts(
     state_dir: StateDir,
     inherited: Option<OwnedFd>,
     csv_is_expected: bool,
+    confine: Confine,
 ) -> Result<Parts, Failure> {
     let database = place::database(state_dir.path());
     let projection = open_projection(&database).map_err(unfit)?;
@@ -46,6 +47,7 @@ pub(crate) fn parts(
         clock: None,
         background,
         notes: notes(),
+        confine,
     })
 }
 

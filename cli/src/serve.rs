@@ -6,7 +6,7 @@ use clap::Args;
 use key_server_secrets::SecretStoreError;
 use key_server_server::config::{Origin, Shown};
 use key_server_server::keys::KeysError;
-use key_server_server::lifecycle::{self, RunError, Running};
+use key_server_server::lifecycle::{self, Confine, RunError, Running};
 use key_server_server::panics;
 use key_server_server::socket::{self, Ownership};
 use key_server_server::state_dir::StateDir;
@@ -66,14 +66,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     let sandbox = Sandbox::begin(&resolved.settings, state_dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(cannot_start)?;
-    runtime.block_on(serve(resolved, state_dir, inherited, (log, sandbox), &manager))
+    let confine = Box::new(|| sandbox.map_or_else(|| "off".to_owned(), Sandbox::close));
+    runtime.block_on(serve(resolved, state_dir, inherited, (log, confine), &manager))
 }
 
 async fn serve(
     resolved: Resolved,
     state_dir: StateDir,
     inherited: Option<OwnedFd>,
-    (log, sandbox): (Option<LogFile>, Option<Sandbox>),
+    (log, confine): (Option<LogFile>, Confine),
     manager: &Manager,
 ) -> Result<Exit, Failure> {
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_start)?;
@@ -83,10 +84,9 @@ async fn serve(
         None => resolved.settings.socket.display().to_string(),
     };
     let csv_is_expected = is_named(&resolved.shown, "key_config_file");
-    let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected)?;
+    let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected, confine)?;
     manager.opening();
     let mut running = lifecycle::start(parts).await.map_err(not_started)?;
-    running.is_confined(sandbox.map_or_else(|| "off".to_owned(), Sandbox::close));
     tracing::info!("serving {} on {}", running.summary(), socket);
     let observer = running.observer();
     let ended = tokio::select! {

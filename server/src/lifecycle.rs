@@ -10,7 +10,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use key_server_ledger::checkpoint::{CheckpointError, Signer};
@@ -57,9 +57,14 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 /// A reload of 1,000,000 rows is one call: it has to fit.
 const LEDGER_QUEUE_ENTRIES_MAX: usize = 2_000_000;
 const LEDGER_QUEUE_BYTES_MAX: usize = 2 << 30;
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Work that goes on as long as the server runs.
 pub type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Gives up what the process has no use for once its socket listens, and says
+/// in words what that was.
+pub type Confine = Box<dyn FnOnce() -> String + Send>;
 
 /// What a server is made of; whoever calls names the adapters.
 pub struct Parts {
@@ -85,6 +90,8 @@ pub struct Parts {
     pub background: Vec<Background>,
     /// What Health is to tell besides.
     pub notes: Vec<String>,
+    /// Done before the first connection is accepted.
+    pub confine: Confine,
 }
 
 /// Why a server does not start or does not go on.
@@ -172,24 +179,10 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         .with_copy(parts.offline);
     let keys = Arc::new(keys);
     keys.start().await?;
-    let guard = Guard::new(&settings, Arc::clone(&access));
-    let node = Node {
-        id: parts.state_dir.node_id.clone(),
-        version: env!("CARGO_PKG_VERSION"),
-        durability: settings.durability,
-        caps_alone: settings.caps_alone,
-        started: clock.now(),
-        notes: parts.notes,
-        sandbox: OnceLock::new(),
-        panics: Arc::default(),
-    };
-    let (guard, node) = (Arc::new(guard), Arc::new(node));
-    let (fleet, mut company) = fleet(&engine, parts.fleet, node.version);
+    let (fleet, mut company) = fleet(&engine, parts.fleet);
     if let Some(company) = &mut company {
         company.meet().await;
     }
-    let audit = Arc::new(Audit::new(Arc::clone(&engine)));
-    let service = Service { engine, keys, projector, guard, audit, node, fleet };
     let (socket, listener) = match parts.inherited {
         Some(inherited) => (None, socket::adopt(inherited)?),
         None => {
@@ -202,6 +195,20 @@ pub async fn start(parts: Parts) -> Result<Running, RunError> {
         access.socket_is_of(metadata.uid(), lets_group_in.then(|| metadata.gid()));
     }
     let listener = UnixListener::from_std(listener).map_err(cannot_serve)?;
+    let node = Node {
+        id: parts.state_dir.node_id.clone(),
+        version: VERSION,
+        durability: settings.durability,
+        caps_alone: settings.caps_alone,
+        started: clock.now(),
+        notes: parts.notes,
+        sandbox: (parts.confine)(),
+        panics: Arc::default(),
+    };
+    let guard = Arc::new(Guard::new(&settings, access));
+    let audit = Arc::new(Audit::new(Arc::clone(&engine)));
+    let node = Arc::new(node);
+    let service = Service { engine, keys, projector, guard, audit, node, fleet };
     let state_dir = parts.state_dir;
     let running = Running::spawn(&settings, service, checkpoints, socket, listener, state_dir);
     running.keep(company);
@@ -241,14 +248,10 @@ fn access(
     Access::open(file, server_uid, Arc::clone(clock)).map(Arc::new)
 }
 
-fn fleet(
-    engine: &Arc<Engine>,
-    parts: Option<FleetParts>,
-    version: &'static str,
-) -> (Option<Arc<Fleet>>, Option<Company>) {
+fn fleet(engine: &Arc<Engine>, parts: Option<FleetParts>) -> (Option<Arc<Fleet>>, Option<Company>) {
     let Some(FleetParts { projection, port }) = parts else { return (None, None) };
     let fleet = Arc::new(Fleet::new(Arc::clone(engine), port));
-    let publisher = Publisher::new(Arc::clone(&fleet), projection, version);
+    let publisher = Publisher::new(Arc::clone(&fleet), projection, VERSION);
     let follower = Follower::new(Arc::clone(&fleet));
     (Some(fleet), Some(Company { publisher, follower }))
 }
@@ -272,7 +275,7 @@ async fn note_start(
     durability: Durability,
     shares: bool,
 ) -> Result<(), ServiceError> {
-    let version = env!("CARGO_PKG_VERSION").into();
+    let version = VERSION.into();
     let started = Fact::NodeStarted { version, durability: ledger_durability(durability) };
     let rules = Fact::RulesSet { rules: Box::new(engine.rules().clone()), shares };
     engine.note(vec![started, rules]).await
@@ -499,12 +502,6 @@ impl Running {
     pub async fn reload(&self) -> Result<Reloaded, ServiceError> {
         let reload = Reload { path: None, force: false, dry_run: false };
         self.service.keys.reload(None, &reload).await
-    }
-
-    /// Has Health tell what the process gave up, in words. The first time
-    /// counts.
-    pub fn is_confined(&self, in_words: String) {
-        let _ = self.service.node.sandbox.set(in_words);
     }
 
     /// For watching over the server.

@@ -1,6 +1,6 @@
 //! What every verb works with.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use key_server_core::Time;
 use prost_types::Timestamp;
@@ -43,8 +43,8 @@ pub struct Node {
     pub caps_alone: CapsAlone,
     /// What was noticed at start and stays worth a look.
     pub notes: Vec<String>,
-    /// What the process gave up, in words, once it has.
-    pub sandbox: OnceLock<String>,
+    /// What the process gave up before it served, in words.
+    pub sandbox: String,
     /// How often something failed that cannot.
     pub panics: Arc<Panics>,
 }

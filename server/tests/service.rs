@@ -4,9 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a test that failed")]
 
 use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use key_server_proto::v1;
+use key_server_server::lifecycle::Parts;
 use key_server_testkit::client::connect;
 use key_server_testkit::server::{Embedded, EmbeddedHome};
 use tonic::{Code, Status};
@@ -446,8 +451,45 @@ async fn health_tells_position_durability_and_backends() {
     // node.started, rules.set and five key.added.
     assert_eq!((health.ledger_position, health.durability.as_str()), (7, "process"));
     let names: Vec<_> = health.backends.iter().map(|backend| backend.name.as_str()).collect();
-    assert_eq!(names, ["ledger", "secrets (age)", "projection (sqlite)"]);
+    assert_eq!(names, ["ledger", "secrets (age)", "projection (sqlite)", "sandbox (off)"]);
     assert!(health.backends.iter().all(|backend| backend.state == "ok"));
+}
+
+/// How an HTTP/2 client begins (RFC 9113, section 3.4), with settings that
+/// say nothing.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// A server that has accepted answers within far less.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+
+/// The first byte of what a client is answered that comes now.
+fn answer(socket: &Path) -> io::Result<u8> {
+    let mut client = UnixStream::connect(socket)?;
+    client.set_read_timeout(Some(ANSWERS_WITHIN))?;
+    client.write_all(PREFACE)?;
+    let mut first = [0];
+    client.read_exact(&mut first)?;
+    Ok(first[0])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_answered_before_the_server_gave_up_what_it_has_no_use_for() {
+    let home = EmbeddedHome::new(CSV, &[]);
+    let (answered, answers) = mpsc::channel();
+    let socket = home.socket();
+    let confine = move || {
+        answered.send(answer(&socket)).unwrap();
+        "all is given up".to_owned()
+    };
+    let parts = Parts { confine: Box::new(confine), ..home.parts() };
+    let mut server = home.try_start_of(parts).await.unwrap();
+    let early = answers.recv().unwrap();
+    assert_eq!(early.unwrap_err().kind(), io::ErrorKind::WouldBlock, "it listens and is silent");
+    let health = health(&mut server).await;
+    assert!(
+        health.backends.iter().any(|row| row.name == "sandbox (all is given up)"),
+        "{health:?}"
+    );
+    assert_eq!(answer(&home.socket()).unwrap(), 0, "and then answers");
 }
 
 #[expect(clippy::disallowed_methods, reason = "a client of the test's own")]

@@ -106,6 +106,14 @@ impl EmbeddedHome {
         resolve(&sources).expect("the test's settings are right").0
     }
 
+    /// What a server here is made of.
+    ///
+    /// # Panics
+    /// When the state directory or its files cannot be made.
+    pub fn parts(&self) -> Parts {
+        embedded_parts(self.resolved(), Some(Arc::clone(&self.clock) as _))
+    }
+
     /// Starts a server.
     ///
     /// # Errors
@@ -114,7 +122,14 @@ impl EmbeddedHome {
     /// # Panics
     /// When the state directory or its files cannot be made.
     pub async fn try_start(&self) -> Result<Embedded, RunError> {
-        let parts = embedded_parts(self.resolved(), Some(Arc::clone(&self.clock) as _));
+        self.try_start_of(self.parts()).await
+    }
+
+    /// Starts a server of these parts.
+    ///
+    /// # Errors
+    /// As [`lifecycle::start`].
+    pub async fn try_start_of(&self, parts: Parts) -> Result<Embedded, RunError> {
         let running = lifecycle::start(parts).await?;
         let client = connect(&self.socket()).await.expect("a started server listens");
         Ok(Embedded { running, client })
@@ -152,5 +167,6 @@ pub fn embedded_parts(settings: Settings, clock: Option<Arc<dyn Clock>>) -> Part
         clock,
         background: Vec::new(),
         notes: Vec::new(),
+        confine: Box::new(|| "off".to_owned()),
     }
 }

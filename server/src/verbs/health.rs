@@ -43,15 +43,7 @@ impl Service {
             notes.extend(fleet.notes());
             nodes.extend(fleet.nodes().into_iter().map(fleet_node));
         }
-        if let Some(words) = self.node.sandbox.get() {
-            let name = format!("sandbox ({words})");
-            backends.push(self.backend_of(
-                &name,
-                BackendState::Ok,
-                self.node.started,
-                String::new(),
-            ));
-        }
+        backends.push(self.sandbox());
         v1::HealthResponse {
             status: status(&backends, &notes, self.keys.is_ready()).into(),
             version: self.node.version.to_owned(),
@@ -77,6 +69,11 @@ impl Service {
             }
         };
         self.backend_of("ledger", state, since, last_error)
+    }
+
+    fn sandbox(&self) -> v1::Backend {
+        let name = format!("sandbox ({})", self.node.sandbox);
+        self.backend_of(&name, BackendState::Ok, self.node.started, String::new())
     }
 
     fn backend_of(

@@ -13,7 +13,7 @@ impl Shared {
     pub(crate) async fn check(&self) -> Result<Vec<String>, Fault> {
         let info = match self.publisher.ask_one(redis::cmd("INFO")).await {
             Ok(info) => from_redis_value::<String>(info)?,
-            Err(fault) if fault.is_not_permitted() => return Ok(Vec::new()),
+            Err(fault) if fault.is_not_offered() => return Ok(Vec::new()),
             Err(fault) => return Err(fault),
         };
         let info = Info(&info);
@@ -41,7 +41,7 @@ impl Shared {
                 let pair: Vec<String> = from_redis_value(answer)?;
                 Ok(pair.into_iter().nth(1))
             }
-            Err(fault) if fault.is_not_permitted() => Ok(None),
+            Err(fault) if fault.is_not_offered() => Ok(None),
             Err(fault) => Err(fault),
         }
     }

@@ -7,6 +7,8 @@ use crate::error::ProjectionError;
 
 const ADVICE_CORRUPT: &str =
     "clear what this node published there and publish it again; nothing is lost but time";
+/// A server may say as much as it likes, or repeat what somebody stored there.
+const REASON_CHARS_MAX: usize = 300;
 const ADVICE_AWAY: &str = "check that it runs and can be reached from here";
 
 /// What went wrong with Redis, before it is known which one it was.
@@ -55,9 +57,11 @@ impl Fault {
         matches!(kind, ServerErrorKind::Moved | ServerErrorKind::Ask)
     }
 
-    /// Whether the server does not allow what was asked.
-    pub(crate) fn is_not_permitted(&self) -> bool {
-        self.kind() == Some(ErrorKind::Server(ServerErrorKind::NoPerm))
+    /// Whether the server does not allow what was asked, or does not have it.
+    pub(crate) fn is_not_offered(&self) -> bool {
+        let Self::Redis(error) = self else { return false };
+        error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+            || error.detail().is_some_and(|detail| detail.starts_with("unknown command"))
     }
 
     fn kind(&self) -> Option<ErrorKind> {
@@ -69,9 +73,12 @@ impl Fault {
         let store = store.to_owned();
         let (reason, advice) = match self {
             Self::Corrupt(reason) => {
-                return ProjectionError::Corrupt { store, reason, advice: ADVICE_CORRUPT.into() };
+                let (reason, advice) = (short(reason), ADVICE_CORRUPT.into());
+                return ProjectionError::Corrupt { store, reason, advice };
             }
-            Self::Foreign(reason) => return ProjectionError::Foreign { store, reason },
+            Self::Foreign(reason) => {
+                return ProjectionError::Foreign { store, reason: short(reason) };
+            }
             Self::Redis(error) => (said(&error), advice(&error).into()),
             Self::Late => ("it does not answer in time".to_owned(), ADVICE_AWAY.into()),
             Self::File(path, error) => {
@@ -80,7 +87,14 @@ impl Fault {
             }
             Self::Unavailable(reason, advice) => (reason, advice),
         };
-        ProjectionError::Unavailable { store, reason, advice }
+        ProjectionError::Unavailable { store, reason: short(reason), advice }
+    }
+}
+
+fn short(reason: String) -> String {
+    match reason.char_indices().nth(REASON_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason,
     }
 }
 
@@ -151,4 +165,23 @@ fn is_tls(error: &RedisError) -> bool {
     ["certificate", "tls", "handshake", "fatal alert", "corrupt message"]
         .iter()
         .any(|word| text.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_server_says_at_length_the_beginning_is_told() {
+        let long = "é".repeat(100_000);
+        for fault in [
+            Fault::Corrupt(long.clone()),
+            Fault::Foreign(long.clone()),
+            Fault::Unavailable(long, "wait".into()),
+        ] {
+            let text = fault.at("Redis").to_string();
+            assert!(text.contains("éé") && text.chars().count() < 600, "{}", text.len());
+        }
+        assert_eq!(short("short".into()), "short");
+    }
 }

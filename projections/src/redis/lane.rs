@@ -98,7 +98,7 @@ impl Lane {
         let answers = connect::within(self.timeout(), connection.ask(commands)).await;
         if let Err(fault) = &answers
             && !fault.is_unknown_script()
-            && !fault.is_not_permitted()
+            && !fault.is_not_offered()
         {
             self.disconnect(number).await;
         }

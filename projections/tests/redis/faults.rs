@@ -221,6 +221,17 @@ pub(crate) fn missing_rights_are_named_with_their_cure() {
     one.write(2, &some_rows(2, one.now()));
 }
 
+/// Services that run a Redis for others take some away.
+pub(crate) fn commands_that_the_server_does_not_have_are_not_needed() {
+    let server = RedisServer::start(&["rename-command CONFIG \"\""]).unwrap();
+    let mut one = Node::new(&server.url(), "one");
+    assert_eq!(one.announce().warnings, [""; 0]);
+    one.write(1, &some_rows(1, one.now()));
+    let settings = ["rename-command CONFIG \"\"", "rename-command INFO \"\""];
+    let server = RedisServer::start(&settings).unwrap();
+    assert_eq!(Node::new(&server.url(), "one").announce().warnings, [""; 0]);
+}
+
 pub(crate) fn operators_are_told_what_they_should_change() {
     let settings = ["maxmemory 100mb", "maxmemory-policy allkeys-lru"];
     let server = RedisServer::start(&settings).unwrap();

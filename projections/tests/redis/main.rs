@@ -52,6 +52,7 @@ fn main() {
         a_read_only_replica_is_named_with_its_cure,
         a_wrong_password_is_said_without_it,
         missing_rights_are_named_with_their_cure,
+        commands_that_the_server_does_not_have_are_not_needed,
         operators_are_told_what_they_should_change,
         scripts_that_the_server_forgot_are_sent_again,
         a_connection_that_was_cut_is_made_anew,

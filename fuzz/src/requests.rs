@@ -7,12 +7,13 @@ use bytes::{Buf, BufMut};
 use key_server_testkit::client::channel;
 use key_server_testkit::server::{Embedded, EmbeddedHome};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
+
+use crate::bear_broken_pipes;
 
 const CSV: &str = "\
 provider,model,api_key,max_holders
@@ -58,12 +59,7 @@ impl Place {
     fn new() -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
-        {
-            // Rust's own entry ignores SIGPIPE; libFuzzer's dies of it, in
-            // silence, when one end of the connection goes before the other.
-            let _inside = runtime.enter();
-            let _handled = signal(SignalKind::pipe()).expect("a signal can be handled");
-        }
+        bear_broken_pipes(&runtime);
         Self { runtime, server: None, calls: 0 }
     }
 

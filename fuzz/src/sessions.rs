@@ -1,18 +1,15 @@
 //! The rules: any order of calls, on a clock that goes where it likes.
 
-use std::fmt::Debug;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use key_server_core::{
-    Decide, Expire, KeyFacts, KeyId, KeyState, ModelName, Outcome, OwnWeight, Release,
-    ReleaseScope, Rules, Select, SessionRef, State, SyncKeys, Time, Tokens, TrackUsage,
+    Expire, KeyState, Outcome, Release, ReleaseScope, Select, SessionRef, SyncKeys, Time, Tokens,
+    TrackUsage,
 };
 
-const MODELS: [&str; 4] = ["acme/large", "acme/small", "acme/org/tiny", "acme/unserved"];
+use crate::node::{KEYS, MODELS, Node, facts, key_id, model};
+
 const SESSIONS: [(u32, &str); 4] = [(1, "a"), (1, "b"), (2, "a"), (3, "c")];
-const KEYS: u8 = 6;
 const START_MS: u64 = 90 * 3_600_000;
 
 /// The bytes are calls, reports, releases, changes of keys and steps of the
@@ -31,13 +28,6 @@ struct Story<'bytes> {
     bytes: &'bytes [u8],
     now: u64,
     node: Node,
-}
-
-/// A state, and another that sees only its events.
-struct Node {
-    state: State,
-    fold: State,
-    seed: u64,
 }
 
 impl Story<'_> {
@@ -158,65 +148,4 @@ impl Story<'_> {
         let (owner, id) = self.one_of(&SESSIONS);
         SessionRef { owner, id: id.into() }
     }
-}
-
-impl Node {
-    fn new() -> Self {
-        let rules = Rules { sessions_max: 3, ended_sessions_max: 2, ..Rules::default() };
-        Self { state: State::new(rules.clone()), fold: State::new(rules), seed: 0 }
-    }
-
-    fn pass_to(&mut self, ms: u64) {
-        self.state.advance(Time::from_ms(ms));
-        self.fold.advance(self.state.now());
-    }
-
-    fn run<C>(&mut self, command: &C) -> Result<C::Reply, C::Refusal>
-    where
-        C: Decide<Reply: PartialEq + Debug, Refusal: PartialEq + Debug>,
-    {
-        self.seed += 1;
-        let now = self.state.now();
-        let decision = command.decide(&self.state, now, self.seed)?;
-        for event in &decision.events {
-            self.state.apply(now, event);
-            self.fold.apply(now, event);
-        }
-        Ok(decision.reply)
-    }
-
-    fn check(&self) {
-        assert_eq!(self.state.rows(), self.fold.rows());
-        assert_eq!(self.state.totals(), self.fold.totals());
-        assert!(self.state.pools_after(None).eq(self.fold.pools_after(None)));
-        let holds: usize = self.state.keys_from(0).map(|(_, key)| key.holders as usize).sum();
-        let (_, sessions) = self.state.rows();
-        let held = sessions.iter().flat_map(|session| &session.allocations);
-        assert!(holds <= held.count(), "nobody holds what no session has");
-    }
-}
-
-fn facts(number: u8, kind: u8) -> Arc<KeyFacts> {
-    let mut models: Vec<ModelName> =
-        (0..3).filter(|place| kind >> place & 1 == 1).map(|place| model(MODELS[place])).collect();
-    if models.is_empty() {
-        models.push(model(MODELS[0]));
-    }
-    models.sort();
-    Arc::new(KeyFacts {
-        key: key_id(number),
-        models,
-        own_weight: OwnWeight::from_thousandths(u32::from(kind >> 5) * 500).expect("a weight"),
-        max_holders: NonZeroU32::new(u32::from(kind >> 3 & 3)),
-        label: None,
-        sources: vec!["cli".into()],
-    })
-}
-
-fn key_id(number: u8) -> KeyId {
-    KeyId::from_digest(&[number; 32])
-}
-
-fn model(name: &str) -> ModelName {
-    name.parse().expect("a model's name")
 }

@@ -4,8 +4,8 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::gate::Pass;
 use crate::guard::Peer;
 use crate::services::Services;
 
@@ -26,6 +27,7 @@ const DEADLINE: &str = "grpc-timeout";
 pub(crate) struct Calls {
     begun: AtomicU64,
     ended: AtomicU64,
+    unread: Unread,
 }
 
 impl Calls {
@@ -45,6 +47,44 @@ impl Calls {
                 return;
             }
         }
+    }
+
+    /// Resolves when an answer was not read for `time`, or up to twice as long.
+    pub(crate) async fn unread(&self, time: Duration) {
+        loop {
+            tokio::time::sleep(time).await;
+            if self.unread.has_old() {
+                return;
+            }
+        }
+    }
+}
+
+/// Answers that were given and not read, by the round in which that was. Two
+/// rounds may be looked at while the third fills.
+#[derive(Debug, Default)]
+struct Unread {
+    round: AtomicUsize,
+    answers: [AtomicUsize; 3],
+}
+
+impl Unread {
+    /// One more; answers its round.
+    fn begin(&self) -> usize {
+        let round = self.round.load(Ordering::Relaxed) % self.answers.len();
+        self.answers[round].fetch_add(1, Ordering::Relaxed);
+        round
+    }
+
+    fn end(&self, round: usize) {
+        self.answers[round].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Ends a round; whether there is anything left of the one before it.
+    fn has_old(&self) -> bool {
+        let ended = self.round.fetch_add(1, Ordering::Relaxed);
+        let before = ended.wrapping_add(self.answers.len() - 1) % self.answers.len();
+        self.answers[before].load(Ordering::Relaxed) > 0
     }
 }
 
@@ -97,15 +137,48 @@ impl hyper::service::Service<Request<Incoming>> for Answerer {
                     Err(_) => Status::deadline_exceeded("the caller's deadline passed").into_http(),
                 },
             };
-            Ok(response.map(|body| Counted { body, _call: call }))
+            let (mut parts, body) = response.into_parts();
+            let pass = parts.extensions.remove::<Arc<Pass>>();
+            Ok(Response::from_parts(parts, Counted { body, call: Arc::new(call), pass }))
         })
     }
 }
 
-/// A body of an answer; its call is over when this is dropped.
+/// A body of an answer; its call is over when this and all parts are dropped.
 pub(crate) struct Counted {
     body: Body,
-    _call: UnderWay,
+    call: Arc<UnderWay>,
+    /// Goes with the first part.
+    pass: Option<Arc<Pass>>,
+}
+
+/// A part of an answer, which HTTP/2 keeps until the client lets it be sent: so
+/// long the call is under way, and has its places.
+struct Part {
+    bytes: Bytes,
+    call: Arc<UnderWay>,
+    round: usize,
+    _pass: Option<Arc<Pass>>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.call.0.unread.end(self.round);
+    }
+}
+
+impl Counted {
+    fn part(&mut self, bytes: Bytes) -> Bytes {
+        let call = Arc::clone(&self.call);
+        let round = call.0.unread.begin();
+        Bytes::from_owner(Part { bytes, call, round, _pass: self.pass.take() })
+    }
 }
 
 impl HttpBody for Counted {
@@ -116,7 +189,8 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|bytes| self.part(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -250,6 +324,37 @@ mod tests {
         let status = error.downcast_ref::<Status>().unwrap();
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
         assert!(status.message().contains("10ms"), "{status}");
+    }
+
+    #[test]
+    fn what_was_not_read_in_the_round_before_is_old() {
+        let unread = Unread::default();
+        for _ in 0..4 {
+            let read = unread.begin();
+            assert!(!unread.has_old());
+            unread.end(read);
+            let late = unread.begin();
+            assert!(!unread.has_old() && unread.has_old(), "a whole round and a part of one");
+            unread.end(late);
+            assert!(!unread.has_old());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_unread_and_its_call_under_way_until_its_bytes_are_dropped() {
+        let calls = Arc::new(Calls::default());
+        let body = Body::new(Stalling([&b"ab"[..]].into()));
+        let mut body = Counted { body, call: Arc::new(calls.begin()), pass: None };
+        let frame = std::future::poll_fn(|c| Pin::new(&mut body).poll_frame(c)).await;
+        let bytes = frame.unwrap().unwrap().into_data().unwrap();
+        drop(body);
+        assert_eq!(&bytes[..], b"ab");
+        calls.unread(Duration::from_millis(1)).await;
+        assert_eq!(calls.ended.load(Ordering::Relaxed), 0);
+        drop(bytes);
+        assert_eq!(calls.ended.load(Ordering::Relaxed), 1);
+        let unread = calls.unread(Duration::from_millis(1));
+        assert!(tokio::time::timeout(Duration::from_millis(20), unread).await.is_err());
     }
 
     #[tokio::test]

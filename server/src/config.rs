@@ -264,6 +264,8 @@ settings! {
     first_byte_timeout: Duration = "3s", "KEY_SERVER_FIRST_BYTE_TIMEOUT";
     /// How long a request may take to arrive whole.
     request_timeout: Duration = "10s", "KEY_SERVER_REQUEST_TIMEOUT";
+    /// How long a client may take to read an answer (or up to twice as long); who does not is cut.
+    answer_timeout: Duration = "10s", "KEY_SERVER_ANSWER_TIMEOUT";
     /// A connection without a call for this long (or up to twice as long) is told to go; clients connect again by themselves.
     connection_idle: Duration = "15m", "KEY_SERVER_CONNECTION_IDLE";
     /// A connection this old is told to go; clients connect again by themselves.
@@ -272,9 +274,9 @@ settings! {
     connection_grace: Duration = "30s", "KEY_SERVER_CONNECTION_GRACE";
     /// Calls in progress at once on one connection.
     streams_max: u32 = "256", "KEY_SERVER_STREAMS_MAX";
-    /// Calls that each uid may make in a second; more are refused unread. 0: any number.
+    /// Calls that each uid may make in a second; more are refused unread. A call for many keys or rows counts once more for each 32. 0: any number.
     calls_per_second: u32 = "50000", "KEY_SERVER_CALLS_PER_SECOND";
-    /// Calls in progress at once, shared fairly among uids: one alone may have half of them.
+    /// Calls in progress at once, shared fairly among uids: one alone may have half of them. A call for many keys or rows counts once more for each 32; an answer counts until it is sent whole.
     calls_max: usize = "4096", "KEY_SERVER_CALLS_MAX";
     /// Whether the server gives up what it does not need once it listens: writing outside of its directories, running programs, debugging, listening; Health says what is in force.
     sandbox: bool = "true", "KEY_SERVER_SANDBOX";

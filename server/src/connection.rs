@@ -54,6 +54,7 @@ struct Times {
     age: Duration,
     grace: Duration,
     request: Duration,
+    answer: Duration,
 }
 
 /// Serves connections, one at a time or many.
@@ -103,6 +104,7 @@ impl Conversation {
             age: settings.connection_age,
             grace: settings.connection_grace,
             request: settings.request_timeout,
+            answer: settings.answer_timeout,
         };
         Self { http, services, times, stop, cut }
     }
@@ -133,6 +135,7 @@ impl Conversation {
         let reason = tokio::select! {
             ended = &mut http => return log(ended),
             () = never_greets => return,
+            () = calls.unread(self.times.answer) => return unread(),
             reason = self.leave(&calls) => reason,
         };
         http.as_mut().graceful_shutdown();
@@ -140,6 +143,7 @@ impl Conversation {
             ended = &mut http => log(ended),
             // What is left of it does not answer.
             () = calls.idle(FAREWELL) => {}
+            () = calls.unread(self.times.answer) => unread(),
             () = self.patience(reason) => {
                 tracing::warn!("cut a connection with calls that did not end in time ({reason:?})");
             }
@@ -164,6 +168,10 @@ impl Conversation {
             () = self.cut.cancelled() => {}
         }
     }
+}
+
+fn unread() {
+    tracing::debug!("cut a connection whose client does not read its answers");
 }
 
 /// Clients go away all the time: nothing that an operator needs to know.

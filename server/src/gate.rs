@@ -6,6 +6,7 @@
 //! that a flood waits for itself.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,10 +54,45 @@ struct Caller {
     pauses: usize,
 }
 
-/// A call in progress; its place is free again when this is dropped.
+/// A call in progress; its places are free again when this is dropped.
 pub(crate) struct Pass {
     gate: Arc<Gate>,
     uid: u32,
+    places: AtomicUsize,
+}
+
+/// So many rows of an answer cost as much as a call.
+const ROWS_A_PLACE: u64 = 32;
+
+impl Pass {
+    /// Takes as many more places, and counts as so many more calls, as an
+    /// answer of `rows` is worth. Who has no other call in progress always may.
+    ///
+    /// # Errors
+    /// Its uid has its share of the calls in progress.
+    pub(crate) fn widen(&self, rows: u64) -> Result<(), ServiceError> {
+        let more = usize::try_from(rows / ROWS_A_PLACE).unwrap_or(usize::MAX);
+        if more == 0 {
+            return Ok(());
+        }
+        let gate = &self.gate;
+        let now = if gate.rate.is_some() { gate.clock.now() } else { Time::default() };
+        let mut callers = gate.callers();
+        let Callers { by_uid, calls, busy, .. } = &mut *callers;
+        let Some(caller) = by_uid.get_mut(&self.uid) else { return Ok(()) };
+        let others = caller.calls - self.places.load(Ordering::Relaxed);
+        let share = gate.calls_max / (*busy + 1);
+        if others > 0 && caller.calls.saturating_add(more) > share {
+            return Err(too_many(self.uid));
+        }
+        if let Some((rate, bucket)) = gate.rate.zip(caller.bucket.as_mut()) {
+            bucket.charge(rate, now, more as u64);
+        }
+        caller.calls += more;
+        *calls += more;
+        self.places.fetch_add(more, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 impl Gate {
@@ -108,7 +144,7 @@ impl Gate {
         }
         caller.calls += 1;
         *calls += 1;
-        Ok(Pass { gate: Arc::clone(self), uid })
+        Ok(Pass { gate: Arc::clone(self), uid, places: AtomicUsize::new(1) })
     }
 
     /// Holds a refusal back for a while, unless many are held already.
@@ -146,8 +182,9 @@ impl Drop for Pass {
         let mut callers = self.gate.callers();
         let Callers { by_uid, calls, busy, .. } = &mut *callers;
         let Some(caller) = by_uid.get_mut(&self.uid) else { return };
-        caller.calls -= 1;
-        *calls -= 1;
+        let places = *self.places.get_mut();
+        caller.calls -= places;
+        *calls -= places;
         *busy -= usize::from(caller.calls == 0);
     }
 }
@@ -174,7 +211,7 @@ fn overloaded() -> ServiceError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 
@@ -244,6 +281,30 @@ mod tests {
         assert_eq!(gate.callers().busy, 1);
         let _two: Vec<_> = (0..3).map(|_| gate.enter(3).unwrap()).collect();
         assert_eq!(reason(&gate, 3), "TOO_MANY_CALLS", "half of all");
+    }
+
+    #[test]
+    fn an_answer_of_many_rows_takes_the_places_of_many_calls() {
+        let (gate, clock) = gate(100, 20);
+        let wide = gate.enter(1).unwrap();
+        wide.widen(31).unwrap();
+        assert_eq!(gate.callers().calls, 1);
+        wide.widen(32 * 30).unwrap();
+        assert_eq!(gate.callers().calls, 31, "alone, it may take more than its share");
+        assert_eq!(reason(&gate, 1), "TOO_MANY_CALLS");
+        assert_eq!(reason(&gate, 2), "passed", "one of each");
+        drop(wide);
+        assert_eq!(gate.callers().calls, 0);
+        let (one, two) = (gate.enter(1).unwrap(), gate.enter(1).unwrap());
+        assert_eq!(two.widen(32 * 9).unwrap_err().reason, "TOO_MANY_CALLS");
+        two.widen(32 * 8).unwrap();
+        assert_eq!(gate.callers().calls, 10);
+        drop((one, two));
+        clock.pass(1_000);
+        let rich = gate.enter(1).unwrap();
+        rich.widen(u64::MAX).unwrap();
+        drop(rich);
+        assert_eq!((gate.callers().calls, reason(&gate, 1)), (0, "RATE_LIMITED"));
     }
 
     #[test]

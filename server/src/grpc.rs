@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::audit::About;
 use crate::error::ServiceError;
+use crate::gate::Pass;
 use crate::guard::Peer;
 use crate::service::Service;
 
@@ -23,7 +24,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::SelectKeysResponse> {
         let about = About::select(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = self.select_keys(&caller, request.get_ref()).await;
+        let answer = self.select_keys(&caller, pass(&request), request.get_ref()).await;
         match &answer {
             // What changed something has its own lines.
             Ok(response) if response.success => {}
@@ -49,7 +50,7 @@ impl KeyServer for Service {
     ) -> Answer<v1::GetStatsResponse> {
         let about = About::stats(request.get_ref());
         let caller = self.caller(&request, &about)?;
-        let answer = Service::get_stats(self, &caller, request.get_ref());
+        let answer = Service::get_stats(self, &caller, pass(&request), request.get_ref());
         if answer.is_ok() {
             self.audit.tell(Some(&caller), &about, None);
         }
@@ -84,6 +85,11 @@ impl KeyServer for Service {
         let caller = self.guard.caller(request.extensions())?;
         Ok(Response::new(Service::health(self, &caller)))
     }
+}
+
+/// The places of a call; none when it did not come through the gate.
+fn pass<T>(request: &Request<T>) -> Option<&Pass> {
+    request.extensions().get::<Arc<Pass>>().map(Arc::as_ref)
 }
 
 impl Service {

@@ -49,7 +49,7 @@ impl Services {
         })
     }
 
-    fn behind_gate(&self, request: Request<Body>) -> Answer {
+    fn behind_gate(&self, mut request: Request<Body>) -> Answer {
         // Whoever the kernel does not name is refused by the services.
         let Some(peer) = request.extensions().get::<Peer>() else {
             return self.of(request);
@@ -57,10 +57,13 @@ impl Services {
         let uid = peer.caller.uid;
         match self.gate.enter(uid) {
             Ok(pass) => {
+                let pass = Arc::new(pass);
+                request.extensions_mut().insert(Arc::clone(&pass));
                 let answer = self.of(request);
                 Box::pin(async move {
-                    let _pass = pass;
-                    answer.await
+                    let mut response = answer.await?;
+                    response.extensions_mut().insert(pass);
+                    Ok(response)
                 })
             }
             Err(refusal) => {

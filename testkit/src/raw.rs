@@ -25,6 +25,8 @@ pub const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
 pub const PING: u8 = 6;
 /// A frame that tells the peer to go.
 pub const GOAWAY: u8 = 7;
+/// A frame that lets the peer send more.
+pub const WINDOW_UPDATE: u8 = 8;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -64,9 +66,22 @@ impl Raw {
     /// # Errors
     /// As the system says.
     pub fn connect(path: &Path) -> io::Result<Self> {
+        Self::connect_with(path, &SETTINGS)
+    }
+
+    /// The same, and lets the server send only so many bytes of each answer.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn connect_with_window(path: &Path, bytes: u32) -> io::Result<Self> {
+        let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0], &[0, 4][..], &bytes.to_be_bytes()];
+        Self::connect_with(path, &settings.concat())
+    }
+
+    fn connect_with(path: &Path, settings: &[u8]) -> io::Result<Self> {
         let mut stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(FRAME_MAX))?;
-        stream.write_all(&[PREFACE, &SETTINGS, &SETTINGS_ACK].concat())?;
+        stream.write_all(&[PREFACE, settings, &SETTINGS_ACK].concat())?;
         Ok(Self { stream })
     }
 
@@ -141,6 +156,14 @@ impl Raw {
     /// As the system says.
     pub fn part(&mut self, stream: u32, bytes: &[u8]) -> io::Result<()> {
         self.send(DATA, 0, stream, bytes)
+    }
+
+    /// Lets the server send so many bytes more of an answer.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn widen(&mut self, stream: u32, bytes: u32) -> io::Result<()> {
+        self.send(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
     }
 
     /// Asks whether the server is there, and waits for its answer: then it has

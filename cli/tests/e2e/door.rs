@@ -146,6 +146,40 @@ async fn a_call_that_is_never_finished_is_ended_and_the_connection_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_answers_is_cut_and_who_reads_them_late_is_not() {
+    let home = home(CSV).with("KEY_SERVER_ANSWER_TIMEOUT", "500ms");
+    let (_server, mut client) = home.start().await.unwrap();
+    for window in [0, 1] {
+        let mut raw = Raw::connect_with_window(&home.socket(), window).unwrap();
+        let frames = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+            for number in 0..100 {
+                raw.begin_call(2 * number + 1, HEALTH)?;
+                raw.end_call(2 * number + 1, b"")?;
+            }
+            raw.rest()
+        });
+        let frames = within("the connection", frames).await.unwrap().unwrap();
+        let ends = frames.iter().filter(|frame| frame.ends_stream());
+        assert_eq!(ends.count(), 0, "a window of {window} bytes: {frames:?}");
+    }
+    // What is read later than that, and in time.
+    let mut raw = Raw::connect_with_window(&home.socket(), 0).unwrap();
+    let late = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+        for number in 0..4 {
+            let stream = 2 * number + 1;
+            raw.begin_call(stream, HEALTH)?;
+            raw.end_call(stream, b"")?;
+            std::thread::sleep(Duration::from_millis(200));
+            raw.widen(stream, 10_000)?;
+            raw.until(|frame| frame.stream == stream && frame.ends_stream())?;
+        }
+        Ok(())
+    });
+    within("the late answers", late).await.unwrap().unwrap();
+    health(&mut client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_never_ends_does_not_keep_an_old_connection_beyond_the_grace() {
     let home = home(CSV)
         .with("KEY_SERVER_CONNECTION_AGE", "1s")

@@ -13,6 +13,8 @@ use key_server_proto::v1;
 use key_server_testkit::client::{Client, connect};
 use key_server_testkit::memory::{copies, is_locked, places};
 use key_server_testkit::process::{Home, ServerProcess};
+use key_server_testkit::raw::Raw;
+use prost::Message;
 use rustix::process::Signal;
 
 use crate::support::{
@@ -126,6 +128,36 @@ async fn a_key_is_in_memory_twice_at_most_and_not_at_all_once_it_is_removed() {
     drop(clients);
 }
 
+/// A client that takes a byte of each answer and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_keep_no_key_that_was_removed() {
+    let name = "answers_that_nobody_reads_keep_no_key_that_was_removed";
+    if !is_root() {
+        return skip(name, "only root may look into the daemon's memory");
+    }
+    let home = home(&csv(0)).with("KEY_SERVER_ANSWER_TIMEOUT", "1s");
+    let (server, mut client) = home.start().await.unwrap();
+    let mut raw = Raw::connect_with_window(&home.socket(), 1).unwrap();
+    selected(&mut client, select("s", &[OPENAI], 64)).await;
+    for number in 0..100 {
+        raw.begin_call(2 * number + 1, SELECT).unwrap();
+        let message = select("s", &[OPENAI], 64).encode_to_vec();
+        raw.end_call(2 * number + 1, &message).unwrap();
+    }
+    let unread = settled(&server, |copies| most(copies) > 100).await;
+    home.write_csv(&csv(KEYS_COUNT - 1)).unwrap();
+    let request = v1::ReloadKeysRequest { force: true, ..Default::default() };
+    client.reload_keys(request).await.unwrap();
+    let after = settled(&server, |copies| copies.len() == 1).await;
+    figure(&format!(
+        "100 answers that nobody reads: at most {} copies of a key, {} of what was removed",
+        most(&unread),
+        after.len() - 1
+    ));
+    drop(raw);
+}
+
+const SELECT: &str = "/keyserver.v1.KeyServer/SelectKeysForSession";
 const NOBODY: u32 = 65_534;
 /// Tries the three ways into another process's memory; says for each whether
 /// it was let in.

@@ -6,6 +6,7 @@ use key_server_proto::v1;
 
 use super::wire;
 use crate::error::{ErrorKind, ServiceError};
+use crate::gate::Pass;
 use crate::guard::Peer;
 use crate::policy::Verb;
 use crate::service::Service;
@@ -39,6 +40,7 @@ impl Service {
     pub(crate) fn get_stats(
         &self,
         caller: &Peer,
+        pass: Option<&Pass>,
         request: &v1::GetStatsRequest,
     ) -> Result<v1::GetStatsResponse, ServiceError> {
         let view = v1::StatsView::try_from(request.view)
@@ -46,6 +48,7 @@ impl Service {
         self.guard.allow(caller, Verb::Stats)?;
         let sees_all = self.guard.may(caller, Verb::StatsAll);
         let wanted = self.wanted(caller, request, view)?;
+        pass.map_or(Ok(()), |pass| pass.widen(wanted.rows_max as u64))?;
         let mut response = v1::GetStatsResponse::default();
         let next = match view {
             v1::StatsView::Unspecified | v1::StatsView::Keys => {

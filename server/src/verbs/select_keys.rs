@@ -11,6 +11,7 @@ use super::wire;
 use crate::config::CapsAlone;
 use crate::engine::Selecting;
 use crate::error::{ErrorKind, ServiceError};
+use crate::gate::Pass;
 use crate::guard::{Grant, Peer};
 use crate::service::Service;
 
@@ -22,6 +23,7 @@ impl Service {
     pub(crate) async fn select_keys(
         &self,
         caller: &Peer,
+        pass: Option<&Pass>,
         request: &v1::SelectKeysRequest,
     ) -> Result<v1::SelectKeysResponse, ServiceError> {
         let session = self.guard.own_session(caller, &request.session_id)?;
@@ -30,6 +32,7 @@ impl Service {
         let grant = self.guard.allow_select(caller, &models, count)?;
         self.keys.check_ready()?;
         let wanted = u64::from(count) * models.len() as u64;
+        pass.map_or(Ok(()), |pass| pass.widen(wanted))?;
         self.guard.take_keys(&grant, wanted)?;
         let command = Select {
             session,

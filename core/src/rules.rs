@@ -2,6 +2,10 @@ use std::time::Duration;
 
 pub use crate::tier::TierTable;
 
+/// Allocations that all sessions of a kind, live or ended, may have together,
+/// for each session that there may be: memory is bounded by both.
+pub(crate) const ALLOCATIONS_PER_SESSION: usize = 8;
+
 /// The numbers the rules are about; fixed while a state lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -11,9 +15,11 @@ pub struct Rules {
     pub session_ttl: Duration,
     /// How long an ended session is remembered, so that late usage counts.
     pub ended_session_ttl: Duration,
-    /// How many ended sessions are remembered; the oldest go first.
+    /// How many ended sessions are remembered, with at most eight allocations
+    /// for each; the oldest go first.
     pub ended_sessions_max: usize,
-    /// How many live sessions there may be.
+    /// How many live sessions there may be, with at most eight allocations for
+    /// each.
     pub sessions_max: usize,
     /// How many allocations one session may hold or remember.
     pub session_allocations_max: usize,

@@ -7,6 +7,7 @@ use crate::id::{KeyId, ModelName};
 use crate::key::{KeyIndex, KeyState};
 use crate::nearest::nearest;
 use crate::pool::{Counts, Pool, PoolIndex};
+use crate::rules::ALLOCATIONS_PER_SESSION;
 use crate::session::Session;
 use crate::state::{Decide, Decision, State};
 use crate::time::Time;
@@ -108,7 +109,7 @@ pub enum SelectRefusal {
     TooManySessions,
     /// The owner has as many live sessions as it may.
     TooManyOfOwner,
-    /// The session holds as many keys as it may.
+    /// The session, or all sessions together, hold as many keys as they may.
     TooManyAllocations,
 }
 
@@ -230,7 +231,9 @@ impl State {
 fn room(state: &State, live: Option<&Session>) -> usize {
     let allocations = live.map_or(&[][..], |session| &session.allocations);
     let held = allocations.iter().filter(|allocation| allocation.held).count();
-    state.rules.session_allocations_max.saturating_sub(held)
+    let of_all = state.rules.sessions_max.saturating_mul(ALLOCATIONS_PER_SESSION);
+    let of_session = state.rules.session_allocations_max.saturating_sub(held);
+    of_session.min(of_all.saturating_sub(state.allocations_live))
 }
 
 /// The choice of keys for the models of one call.

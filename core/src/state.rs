@@ -61,9 +61,12 @@ pub struct State {
     pub(crate) keys_served: usize,
     pub(crate) sessions: Sessions,
     pub(crate) sessions_live: usize,
+    /// What live sessions hold or remember.
+    pub(crate) allocations_live: usize,
     /// The same by owner; who has none is not in it.
     live_by_owner: HashMap<u32, u32>,
     sessions_ended: usize,
+    allocations_ended: usize,
     deadlines: Deadlines,
     overdue: List,
     ended: List,
@@ -98,8 +101,10 @@ impl State {
             keys_served: 0,
             sessions: Sessions::default(),
             sessions_live: 0,
+            allocations_live: 0,
             live_by_owner: HashMap::new(),
             sessions_ended: 0,
+            allocations_ended: 0,
             deadlines: Deadlines::default(),
             overdue: List::new(Chain::Due),
             ended: List::new(Chain::Due),

@@ -216,9 +216,9 @@ settings! {
     session_ttl: Duration = "1h", "KEY_SERVER_SESSION_TTL";
     /// How long an ended session is remembered, so that late usage counts.
     ended_session_ttl: Duration = "24h", "KEY_SERVER_ENDED_SESSION_TTL";
-    /// How many ended sessions are remembered; the oldest go first.
+    /// How many ended sessions are remembered, with at most eight keys for each on average; the oldest go first.
     ended_sessions_max: usize = "200000", "KEY_SERVER_ENDED_SESSIONS_MAX";
-    /// How many sessions may be live at once.
+    /// How many sessions may be live at once, with at most eight keys for each on average.
     sessions_max: usize = "2000000", "KEY_SERVER_SESSIONS_MAX";
     /// How many keys, counted per model, one session may hold or remember.
     session_allocations_max: usize = "1024", "KEY_SERVER_SESSION_ALLOCATIONS_MAX";

@@ -8,6 +8,7 @@ use crate::deadlines::{Chain, Due, List, second_of};
 use crate::event::{KeysReleased, KeysSelected, Pick, SessionRef};
 use crate::key::KeyIndex;
 use crate::pool::PoolIndex;
+use crate::rules::ALLOCATIONS_PER_SESSION;
 use crate::session::{Phase, Session, SessionIndex, Sessions};
 use crate::time::Time;
 
@@ -52,8 +53,7 @@ impl State {
             .sessions
             .insert(session)
             .expect("`State::select` looked for it and did not find it");
-        self.ended.push(&mut self.sessions, index);
-        self.sessions_ended += 1;
+        self.join_ended(index);
         self.user_list(user).push(index);
         index
     }
@@ -65,8 +65,7 @@ impl State {
         self.user_list(user).push(index);
         match phase {
             Phase::Ended { .. } => {
-                self.ended.push(&mut self.sessions, index);
-                self.sessions_ended += 1;
+                self.join_ended(index);
             }
             Phase::Live { deadline, .. } => {
                 let due = self.deadlines.push(&mut self.sessions, index, deadline);
@@ -120,6 +119,7 @@ impl State {
         match session.phase {
             Phase::Live { due, .. } => {
                 self.sessions_live -= 1;
+                self.allocations_live -= session.allocations.len();
                 if let Entry::Occupied(mut live) = self.live_by_owner.entry(session.owner) {
                     *live.get_mut() -= 1;
                     if *live.get() == 0 {
@@ -133,14 +133,24 @@ impl State {
             }
             Phase::Ended { .. } => {
                 self.sessions_ended -= 1;
+                self.allocations_ended -= session.allocations.len();
                 self.ended.remove(&mut self.sessions, index);
             }
+        }
+    }
+
+    fn join_ended(&mut self, index: SessionIndex) {
+        self.ended.push(&mut self.sessions, index);
+        self.sessions_ended += 1;
+        if let Some(session) = self.sessions.get(index) {
+            self.allocations_ended += session.allocations.len();
         }
     }
 
     fn count_live(&mut self, index: SessionIndex) {
         self.sessions_live += 1;
         if let Some(session) = self.sessions.get(index) {
+            self.allocations_live += session.allocations.len();
             *self.live_by_owner.entry(session.owner).or_default() += 1;
         }
     }
@@ -161,7 +171,13 @@ impl State {
     pub(crate) fn hold(&mut self, index: SessionIndex, key: KeyIndex, pool: PoolIndex) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let is_new_holder = !session.holds(key);
+        let known = session.allocations.len();
         session.hold(key, pool, self.rules.session_allocations_max);
+        let count = match session.phase {
+            Phase::Live { .. } => &mut self.allocations_live,
+            Phase::Ended { .. } => &mut self.allocations_ended,
+        };
+        *count = *count + session.allocations.len() - known;
         if is_new_holder {
             self.keys[key.0 as usize].holders += 1;
             self.refresh(key);
@@ -219,8 +235,7 @@ impl State {
         }
         self.give_back_all(index);
         self.leave_phase(index);
-        self.ended.push(&mut self.sessions, index);
-        self.sessions_ended += 1;
+        self.join_ended(index);
         if let Some(session) = self.sessions.get_mut(index) {
             session.phase = Phase::Ended { at };
         }
@@ -258,7 +273,11 @@ impl State {
             let Some(session) = self.sessions.get(index) else { return };
             let Phase::Ended { at } = session.phase else { return };
             let is_recent = at.after(self.rules.ended_session_ttl) > self.now;
-            if is_recent && self.sessions_ended <= self.rules.ended_sessions_max {
+            let sessions_max = self.rules.ended_sessions_max;
+            let allocations_max = sessions_max.saturating_mul(ALLOCATIONS_PER_SESSION);
+            let has_room =
+                self.sessions_ended <= sessions_max && self.allocations_ended <= allocations_max;
+            if is_recent && has_room {
                 return;
             }
             self.leave_phase(index);

@@ -108,6 +108,31 @@ fn rules_of_nothing_are_no_harm() {
 }
 
 #[test]
+fn sessions_of_many_keys_leave_room_for_fewer() {
+    let keys: Vec<_> = (0..20).map(|number| key(number, &[MODEL])).collect();
+    let rules = Rules { sessions_max: 3, ended_sessions_max: 2, ..Rules::default() };
+    let mut node = Node::new(rules, &keys);
+    let take = |node: &mut Node, name, count| node.run(&select(name, &[MODEL], count)).map(drop);
+    assert_eq!(take(&mut node, "a", 20), Ok(()));
+    assert_eq!(take(&mut node, "b", 5), Err(SelectRefusal::TooManyAllocations), "3 * 8 of all");
+    assert_eq!(take(&mut node, "b", 4), Ok(()));
+    assert_eq!(take(&mut node, "a", 20), Ok(()), "what it holds already");
+    node.release("b", ReleaseScope::Session).unwrap();
+    assert_eq!(take(&mut node, "c", 4), Ok(()), "what ended is counted by itself");
+    for name in ["c", "a"] {
+        assert!(node.session("b").is_some());
+        node.release(name, ReleaseScope::Session).unwrap();
+    }
+    let is_known = ["a", "b", "c"].map(|name| node.session(name).is_some());
+    assert_eq!(is_known, [false; 3], "2 * 8 of all; the oldest goes first, and so on");
+    assert_eq!(take(&mut node, "a", 10), Ok(()));
+    assert_eq!(take(&mut node, "b", 7), Ok(()));
+    node.release("a", ReleaseScope::Session).unwrap();
+    node.release("b", ReleaseScope::Session).unwrap();
+    assert!(node.session("a").is_none() && node.session("b").is_some(), "17 are one too many");
+}
+
+#[test]
 fn commands_about_nothing_are_no_harm() {
     let mut node = Node::new(Rules::default(), &[key(0, &[MODEL])]);
     let nothing = [select("a", &[], 1), select("b", &[MODEL], 0), select("c", &[], u32::MAX)];

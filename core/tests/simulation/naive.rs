@@ -96,9 +96,11 @@ impl Naive {
         loop {
             let ended = self.sessions.iter().filter(|session| session.ended.is_some());
             let ended_count = ended.clone().count();
+            let allocations: usize = ended.clone().map(|session| session.allocations.len()).sum();
+            let max = self.rules.ended_sessions_max;
             let Some(oldest) = ended.min_by_key(|session| session.ended) else { return };
             let is_old = oldest.end.after(self.rules.ended_session_ttl) <= self.now;
-            if !is_old && ended_count <= self.rules.ended_sessions_max {
+            if !is_old && ended_count <= max && allocations <= 8 * max {
                 return;
             }
             let name = oldest.name.clone();
@@ -212,7 +214,11 @@ impl Naive {
     ) -> Result<Vec<Plan>, SelectRefusal> {
         let held = live.map_or(0, NaiveSession::held_count);
         let new: usize = plans.iter().map(|plan| plan.new_count(count)).sum();
-        if new > 0 && held + new > self.rules.session_allocations_max {
+        let live = self.sessions.iter().filter(|session| session.ended.is_none());
+        let known: usize = live.map(|session| session.allocations.len()).sum();
+        let is_too_many = held + new > self.rules.session_allocations_max
+            || known + new > 8 * self.rules.sessions_max;
+        if new > 0 && is_too_many {
             return Err(SelectRefusal::TooManyAllocations);
         }
         let empty = |shortage: &Shortage| shortage.given == 0;

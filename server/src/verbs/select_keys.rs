@@ -182,7 +182,8 @@ fn refusal_error(refusal: &SelectRefusal) -> ServiceError {
         SelectRefusal::TooManyAllocations => ServiceError::new(
             ErrorKind::Exhausted,
             "TOO_MANY_KEYS_HELD",
-            "the session holds as many keys as it may (session_allocations_max); release some",
+            "the session holds as many keys as it may (session_allocations_max), or all together \
+             do (8 for each of sessions_max); release some",
         ),
     }
 }

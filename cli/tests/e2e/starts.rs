@@ -236,6 +236,23 @@ fn settings_that_cannot_be_used_stop_a_start() {
 }
 
 #[test]
+fn a_secret_on_the_command_line_stops_every_command_that_takes_settings() {
+    let commands: [&[&str]; 4] =
+        [&["serve"], &["config", "check"], &["config", "show"], &["store", "rotate-identity"]];
+    for (setting, variable) in [
+        (format!("vault_token={SECRET}"), "VAULT_TOKEN"),
+        (format!("redis_url=redis://:{SECRET}@localhost/1"), "KEY_SERVER_REDIS_URL"),
+    ] {
+        for command in commands {
+            let home = home(CSV);
+            let ended = run(home.command(&[command, &["--set", &setting]].concat()));
+            let texts = ["everybody can read the command line", variable];
+            assert_fails("a secret argument", &home, ended, &texts);
+        }
+    }
+}
+
+#[test]
 fn a_socket_path_that_is_not_ours_stops_a_start() {
     check(&[
         Case {

@@ -57,6 +57,8 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 /// A reload of 1,000,000 rows is one call: it has to fit.
 const LEDGER_QUEUE_ENTRIES_MAX: usize = 2_000_000;
 const LEDGER_QUEUE_BYTES_MAX: usize = 2 << 30;
+/// How long the end waits for tasks after their calls were cut.
+const CUT_MAX: Duration = Duration::from_secs(1);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Work that goes on as long as the server runs.
@@ -535,7 +537,9 @@ impl Running {
         let grace = async {
             tokio::time::sleep(self.shutdown_grace).await;
             self.cut.cancel();
-            self.tasks.wait().await;
+            if tokio::time::timeout(CUT_MAX, self.tasks.wait()).await.is_err() {
+                tracing::warn!("work in progress hangs; it is left where it is");
+            }
         };
         tokio::select! {
             () = self.tasks.wait() => {}

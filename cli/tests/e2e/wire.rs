@@ -1,7 +1,8 @@
 //! The socket below the contract: standard services, garbage, signals.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use key_server_proto::v1;
 use key_server_proto::v1::key_server_server::SERVICE_NAME;
 use key_server_testkit::client::{channel, connect};
 use key_server_testkit::picture::picture;
-use key_server_testkit::process::ServerProcess;
+use key_server_testkit::process::{Home, ServerProcess};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use rustix::process::Signal;
 use tokio_stream::StreamExt;
 use tonic::Request;
@@ -19,7 +21,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb;
 
-use crate::support::{CSV, OPENAI, Random, health, home, select, selected, until, within};
+use crate::support::{
+    CSV, OPENAI, Random, health, home, run, select, selected, until, verify, within,
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -83,12 +87,6 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     let headers_without_end = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
     let continuation = [0, 0x40, 0, 9, 0, 0, 0, 0, 1];
     let flood = [continuation.to_vec(), vec![0; 0x4000]].concat().repeat(100);
-    let opened_and_reset = |n: u32| {
-        let stream = (2 * n + 1).to_be_bytes();
-        let open = [&[0, 0, 3, 1, 5][..], &stream, &[0x83, 0x86, 0x84]].concat();
-        let reset = [&[0, 0, 4, 3, 0][..], &stream, &[0, 0, 0, 8]].concat();
-        [open, reset].concat()
-    };
     let resets: Vec<u8> = (0..20_000).flat_map(opened_and_reset).collect();
     vec![
         ("nothing", Vec::new()),
@@ -104,6 +102,13 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
         ("headers that never end", with_preface(&[&headers_without_end[..], &flood].concat())),
         ("streams opened and reset", with_preface(&resets)),
     ]
+}
+
+fn opened_and_reset(n: u32) -> Vec<u8> {
+    let stream = (2 * n + 1).to_be_bytes();
+    let open = [&[0, 0, 3, 1, 5][..], &stream, &[0x83, 0x86, 0x84]].concat();
+    let reset = [&[0, 0, 4, 3, 0][..], &stream, &[0, 0, 0, 8]].concat();
+    [open, reset].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,6 +240,66 @@ async fn a_stopping_daemon_is_not_serving_and_a_second_signal_ends_it_at_once() 
     assert!(home.words().contains("stopped at once by a second signal"), "{}", home.words());
     let (server, _client) = home.start().await.unwrap();
     assert!(server.terminate().unwrap().success());
+}
+
+/// The right to write beside the store, which the daemon waits for.
+fn held(home: &Home) -> File {
+    let directory = File::open(home.state()).unwrap();
+    flock(&directory, FlockOperation::LockExclusive).unwrap();
+    directory
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_hangs_hears_the_signal_to_stop() {
+    let home = home(CSV);
+    fs::create_dir(home.state()).unwrap();
+    fs::set_permissions(home.state(), fs::Permissions::from_mode(0o700)).unwrap();
+    let _held = held(&home);
+    let server = home.spawn().unwrap();
+    let database = home.state().join("state.sqlite");
+    until("it is at work", async || database.exists().then_some(())).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0), "{}", home.words());
+    assert!(home.words().contains("stopped before it had started"), "{}", home.words());
+    assert!(!home.socket().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_hangs_does_not_hold_up_a_stop() {
+    let home = home(CSV);
+    let (server, mut client) = home.start().await.unwrap();
+    let _held = held(&home);
+    home.write_csv(&format!("{CSV}XAI,grok-3-beta,xai-fake-1\n")).unwrap();
+    server.signal(Signal::HUP).unwrap();
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0));
+    let words = home.words();
+    assert!(words.ends_with("INFO stopped\n") && !words.contains("reloaded"), "{words}");
+    verify(&home);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_policys_place_holds_nothing_up() {
+    let policy = "[[rule]]\nname = \"all\"\neveryone = true\nproviders = \"*\"\n";
+    let home = home(CSV).with_policy(policy).unwrap();
+    let (server, mut client) = home.start().await.unwrap();
+    fs::remove_file(home.policy()).unwrap();
+    pipe(&home.policy());
+    server.signal(Signal::HUP).unwrap();
+    until("it is refused", async || home.words().contains("policy.toml is wrong").then_some(()))
+        .await;
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0));
+    let ended = run(home.command(&["serve"]));
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.error.contains("no regular file"), "{ended:?}");
+}
+
+/// A pipe that nobody writes to or reads.
+fn pipe(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

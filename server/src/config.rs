@@ -256,7 +256,7 @@ settings! {
     message_bytes_max: usize = "262144", "KEY_SERVER_MESSAGE_BYTES_MAX";
     /// Length of the CSV, in bytes.
     csv_bytes_max: u64 = "268435456", "KEY_SERVER_CSV_BYTES_MAX";
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; beyond that who has the most gives way to who has fewer. 16 more are for root and the server's own user.
     connections_max: usize = "1024", "KEY_SERVER_CONNECTIONS_MAX";
     /// Connections of one user (uid) at once; more are closed at once.
     connections_per_uid: usize = "512", "KEY_SERVER_CONNECTIONS_PER_UID";

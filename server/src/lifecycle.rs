@@ -456,7 +456,8 @@ impl Running {
             let accepting = accept(listener, room, stop, |stream, caller, seat| {
                 let groups = key_server_sys::peer_groups(&stream).unwrap_or_default();
                 let peer = Peer { caller: Arc::new(caller), groups: groups.into() };
-                let serving = conversation.clone().serve(stream, peer);
+                let conversation = conversation.clone().until(seat.give_way.clone());
+                let serving = conversation.serve(stream, peer);
                 tasks.spawn(async move {
                     serving.await;
                     drop(seat);

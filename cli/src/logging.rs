@@ -15,6 +15,11 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::failure::Failure;
 
+/// What libraries say of what peers do on their connections, at whatever level:
+/// a peer could fill the log with it. What `log_level` says of one of them by
+/// its name counts.
+const OF_PEERS: &str = "h2=error,hyper=error,hyper_util=error,tonic=error,tower=error";
+
 /// A log file that can be opened again under the same name.
 #[derive(Clone)]
 pub(crate) struct LogFile {
@@ -66,10 +71,11 @@ impl Write for LogFile {
 /// # Errors
 /// A log file that cannot be opened, a filter that cannot be read; exit code 2.
 pub(crate) fn start(settings: &Settings) -> Result<Option<LogFile>, Failure> {
-    let filter = EnvFilter::try_new(&settings.log_level).map_err(|error| {
-        Failure::usage(format!("log_level is {:?}: {error}", settings.log_level))
-            .hint("write error, warn, info, debug or trace")
-    })?;
+    let filter =
+        EnvFilter::try_new(format!("{OF_PEERS},{}", settings.log_level)).map_err(|error| {
+            Failure::usage(format!("log_level is {:?}: {error}", settings.log_level))
+                .hint("write error, warn, info, debug or trace")
+        })?;
     let file = match settings.log_file.as_path() {
         path if path == Path::new("") => None,
         path => Some(LogFile::open(path).map_err(|error| cannot_open(path, &error))?),

@@ -198,7 +198,7 @@ settings! {
     caps_alone: CapsAlone = "own-count", "KEY_SERVER_CAPS_ALONE";
     /// Where the log goes besides standard error; empty: nowhere.
     log_file: PathBuf = "logs/keyserver.log", "KEY_SERVER_LOG_FILE";
-    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,key_server_server=debug`.
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,key_server_server=debug`. The HTTP library speaks of errors only, unless it is named (`h2=debug`).
     log_level: String = "info", "KEY_SERVER_LOG_LEVEL";
     /// How a line of the log looks: `text` or `json`.
     log_format: LogFormat = "text", "KEY_SERVER_LOG_FORMAT";

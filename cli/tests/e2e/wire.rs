@@ -112,6 +112,26 @@ fn opened_and_reset(n: u32) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn callers_do_not_fill_the_log() {
+    for level in ["info", "debug"] {
+        let home = home(CSV).with("KEY_SERVER_LOG_LEVEL", level);
+        let (_server, mut client) = home.start().await.unwrap();
+        let before = home.words().lines().count();
+        let resets: Vec<u8> = (0..200).flat_map(opened_and_reset).collect();
+        for _ in 0..100 {
+            let mut stream = UnixStream::connect(home.socket()).unwrap();
+            // It hangs up on some.
+            let _ = stream.write_all(&[PREFACE, &SETTINGS, &resets].concat());
+            health(&mut client).await;
+        }
+        let lines = home.words().lines().count() - before;
+        // One for each connection at level debug is ours.
+        let allowed = if level == "debug" { 250 } else { 10 };
+        assert!(lines < allowed, "{level}: {lines} lines for 20,000 resets");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn garbage_does_not_hurt() {
     let home = home(CSV);
     let (mut server, mut client) = home.start().await.unwrap();

@@ -196,7 +196,7 @@ settings! {
     redis_timeout: Duration = "1s", "KEY_SERVER_REDIS_TIMEOUT";
     /// While Redis is away, keys with a cap are given by this node's `own-count`, or not at all (`refuse`).
     caps_alone: CapsAlone = "own-count", "KEY_SERVER_CAPS_ALONE";
-    /// Where the log goes besides standard error; empty: nowhere.
+    /// Where the log goes besides standard error: a file, terminal or pipe, not behind a link where others can write; empty: nowhere.
     log_file: PathBuf = "logs/keyserver.log", "KEY_SERVER_LOG_FILE";
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,key_server_server=debug`. The HTTP library speaks of errors only, unless it is named (`h2=debug`).
     log_level: String = "info", "KEY_SERVER_LOG_LEVEL";

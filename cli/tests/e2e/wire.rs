@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use key_server_proto::v1::key_server_server::SERVICE_NAME;
 use key_server_testkit::client::{channel, connect};
 use key_server_testkit::picture::picture;
 use key_server_testkit::process::{Home, ServerProcess};
-use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat};
 use rustix::process::Signal;
 use tokio_stream::StreamExt;
 use tonic::Request;
@@ -315,6 +315,33 @@ async fn a_pipe_in_the_policys_place_holds_nothing_up() {
     let ended = run(home.command(&["serve"]));
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.error.contains("no regular file"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_logs_place_holds_nothing_up() {
+    let home = home(CSV);
+    let (server, mut client) = home.start().await.unwrap();
+    let log = home.path().join("logs/keyserver.log");
+    fs::remove_file(&log).unwrap();
+    pipe(&log);
+    server.signal(Signal::HUP).unwrap();
+    until("it says so", async || {
+        home.words().contains("the log file cannot be opened again").then_some(())
+    })
+    .await;
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    // Somebody holds it open and does not read, and it is full.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut reader = File::options().read(true).write(true).custom_flags(flags).open(&log).unwrap();
+    while reader.write_all(b"x").is_ok() {}
+    let reloaded = || home.words().matches("reloaded: ").count();
+    let before = reloaded();
+    server.signal(Signal::HUP).unwrap();
+    until("it is reloaded", async || (reloaded() > before).then_some(())).await;
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0));
+    drop(reader);
 }
 
 /// A pipe that nobody writes to or reads.

@@ -92,19 +92,13 @@ async fn serve(
         None => resolved.settings.socket.display().to_string(),
     };
     let csv_is_expected = is_named(&resolved.shown, "key_config_file");
+    let signals = EndSignals::new().map_err(cannot_start)?;
+    let watching = Handle::current().spawn(end_at_once(signals));
+    // On this thread, whose stack forgets soon what the identity left there.
+    let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected, confine)?;
     manager.opening();
-    let starting = async move {
-        let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected, confine)?;
-        lifecycle::start(parts).await.map_err(not_started)
-    };
-    // A task, for it may hang in a system call; signals are heard all the same.
-    let mut running = tokio::select! {
-        started = Handle::current().spawn(starting) => started.map_err(cannot_start)??,
-        () = ends.any() => {
-            tracing::info!("stopped before it had started");
-            return Ok(Exit::Ok);
-        }
-    };
+    let mut running = lifecycle::start(parts).await.map_err(not_started)?;
+    watching.abort();
     tracing::info!("serving {} on {}", running.summary(), socket);
     let observer = running.observer();
     let ended = tokio::select! {
@@ -124,6 +118,14 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(Exit::Ok)
+}
+
+/// Ends the process at a signal, whatever system call the start hangs in.
+/// Nobody is served yet, and a kill would do no harm either.
+async fn end_at_once(mut signals: EndSignals) {
+    signals.any().await;
+    tracing::info!("stopped before it had started");
+    std::process::exit(0);
 }
 
 /// Reloads when it is asked to.

@@ -188,7 +188,8 @@ file, else its default. The settings file is TOML, a name and a value a line: th
 one that `--config` or `KEY_SERVER_CONFIG` names, else
 `$XDG_CONFIG_HOME/key-server/config.toml` (`~/.config/key-server/config.toml`),
 else `/etc/key-server/config.toml`. On the command line, `key-server serve` takes
-`--socket`, `--keys`, `--state-dir`, and any setting as `--set NAME=VALUE`.
+`--socket`, `--keys`, `--state-dir`, and any setting as `--set NAME=VALUE`; not a
+secret one, for everybody can read the command line.
 
 `key-server config check` names everything that is wrong; `key-server config show
 --origin` shows each value and where it comes from.

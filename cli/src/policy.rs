@@ -117,11 +117,14 @@ fn check(args: &FileArgs, global: &GlobalArgs, output: &mut Output) -> Result<Ex
                        the server's uid and for the socket's owner and group";
         return Err(Failure::no(message).hint("docs/policy.md has examples"));
     };
+    let warnings: Vec<_> = policy::shadowed(rules).iter().map(ToString::to_string).collect();
     if output.is_json() {
         let path = path.display().to_string();
         let rules: Value = rules.iter().map(|rule| json!(&*rule.name)).collect();
-        output.json(&json!({ "ok": true, "file": path, "rules": rules }))?;
+        let json = json!({ "ok": true, "file": path, "rules": rules, "warnings": warnings });
+        output.json(&json)?;
     } else {
+        warnings.iter().for_each(|warning| output.warn(warning));
         let count = counted(rules.len(), "rule", "rules");
         output.line(format!("ok: {count} in {}", escape(&path.display().to_string())))?;
     }

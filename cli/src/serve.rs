@@ -1,6 +1,7 @@
 //! `key-server serve`: starts the server, and ends it on a signal.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use clap::Args;
 use key_server_secrets::SecretStoreError;
@@ -11,6 +12,7 @@ use key_server_server::panics;
 use key_server_server::socket::{self, Ownership};
 use key_server_server::state_dir::StateDir;
 use rustix::fs::Mode;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::activation;
@@ -33,6 +35,10 @@ Examples:
   key-server serve
   key-server serve --keys api_keys.csv --socket /run/key-server/keyserver.sock
   key-server serve --set session_ttl=30m --set durability=process";
+
+/// How long the end waits for what is left of the work: what hangs in a system
+/// call then does not keep the process.
+const LEFTOVERS_MAX: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -67,7 +73,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &ServeArgs) -> Result<Exit, Failure
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(cannot_start)?;
     let confine = Box::new(|| sandbox.map_or_else(|| "off".to_owned(), Sandbox::close));
-    runtime.block_on(serve(resolved, state_dir, inherited, (log, confine), &manager))
+    let ended = runtime.block_on(serve(resolved, state_dir, inherited, (log, confine), &manager));
+    runtime.shutdown_timeout(LEFTOVERS_MAX);
+    ended
 }
 
 async fn serve(
@@ -84,9 +92,13 @@ async fn serve(
         None => resolved.settings.socket.display().to_string(),
     };
     let csv_is_expected = is_named(&resolved.shown, "key_config_file");
+    let signals = EndSignals::new().map_err(cannot_start)?;
+    let watching = Handle::current().spawn(end_at_once(signals));
+    // On this thread, whose stack forgets soon what the identity left there.
     let parts = adapters::parts(resolved, state_dir, inherited, csv_is_expected, confine)?;
     manager.opening();
     let mut running = lifecycle::start(parts).await.map_err(not_started)?;
+    watching.abort();
     tracing::info!("serving {} on {}", running.summary(), socket);
     let observer = running.observer();
     let ended = tokio::select! {
@@ -108,6 +120,14 @@ async fn serve(
     Ok(Exit::Ok)
 }
 
+/// Ends the process at a signal, whatever system call the start hangs in.
+/// Nobody is served yet, and a kill would do no harm either.
+async fn end_at_once(mut signals: EndSignals) {
+    signals.any().await;
+    tracing::info!("stopped before it had started");
+    std::process::exit(0);
+}
+
 /// Reloads when it is asked to.
 ///
 /// # Errors
@@ -124,8 +144,10 @@ async fn until_the_end(
             error = running.failed() => return Err(error),
             _ = hangup.recv() => {
                 manager.reloading();
-                let is_taken_over = reload(running, log).await;
-                manager.reloaded(!is_taken_over);
+                tokio::select! {
+                    is_taken_over = reload(running, log) => manager.reloaded(!is_taken_over),
+                    () = ends.any() => return Ok(()),
+                }
             }
             () = ends.any() => return Ok(()),
         }

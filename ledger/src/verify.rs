@@ -40,8 +40,6 @@ pub enum Beginning {
         /// The line that says so.
         seq: u64,
     },
-    /// A checkpoint stands for the line before it.
-    Checkpointed,
     /// Nothing: lines are missing at the front.
     Unvouched {
         /// The first of them.
@@ -151,7 +149,6 @@ struct Front {
     /// What the first line says of the line before it.
     before: Option<[u8; 32]>,
     has_begun: bool,
-    is_checkpointed: bool,
     recorded: Option<u64>,
     /// The last line that was removed on record, of those before what is
     /// missing.
@@ -160,7 +157,7 @@ struct Front {
 
 impl Front {
     /// Compares with a checkpoint of the line before, and passes over older
-    /// ones.
+    /// ones. None of them says why those lines are gone.
     fn begin(&mut self, first_seq: u64, against: &mut Against) -> Result<(), VerifyError> {
         if self.has_begun {
             return Ok(());
@@ -168,7 +165,7 @@ impl Front {
         self.has_begun = true;
         against.pass(first_seq - 1)?;
         if let Some(before) = self.before {
-            self.is_checkpointed = against.see(first_seq - 1, &before)?;
+            against.see(first_seq - 1, &before)?;
         }
         Ok(())
     }
@@ -188,7 +185,6 @@ impl Front {
         match self.recorded {
             _ if first_seq == 1 => Beginning::Whole,
             Some(seq) => Beginning::Recorded { seq },
-            None if self.is_checkpointed => Beginning::Checkpointed,
             // A first segment without a line says nothing of those before.
             None if records == 0 && first_seq == 1 => Beginning::Whole,
             None => Beginning::Unvouched { first_missing_seq: self.removed_to + 1 },
@@ -224,21 +220,18 @@ impl Against {
         Ok(())
     }
 
-    /// Compares a line with the checkpoints that stand for it; answers whether
-    /// there was one.
-    fn see(&mut self, seq: u64, hash: &[u8; 32]) -> Result<bool, VerifyError> {
-        let mut was_there = false;
+    /// Compares a line with the checkpoints that stand for it.
+    fn see(&mut self, seq: u64, hash: &[u8; 32]) -> Result<(), VerifyError> {
         while let Some(next) = self.next.take_if(|next| next.seq == seq) {
             if next.hash != *hash {
                 let first_seq = self.fits_to.map_or(1, |seq| seq + 1);
                 return Err(VerifyError::Replaced { first_seq, checkpoint: Box::new(next) });
             }
-            was_there = true;
             self.count += 1;
             self.fits_to = Some(seq);
             self.advance()?;
         }
-        Ok(was_there)
+        Ok(())
     }
 
     /// Nothing may be left when the ledger ends after line `seq`.

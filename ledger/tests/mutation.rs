@@ -178,6 +178,21 @@ fn a_beginning_that_was_removed_without_a_record_is_named() {
 }
 
 #[test]
+fn a_checkpoint_does_not_vouch_for_a_beginning_that_is_gone() {
+    let (dir, notes) = (memory_dir(), memory_dir());
+    let positions = ledger_of(dir.path(), 1, CALLS);
+    let signer = Signer::open(notes.path(), common::NODE).unwrap();
+    positions.iter().for_each(|position| drop(signer.write(position).unwrap()));
+    let path = notes.path().join(CHECKPOINTS_FILE_NAME);
+    for segment in &segments(dir.path())[..4] {
+        std::fs::remove_file(segment).unwrap();
+        let checkpoints = Checkpoints::open(&path, signer.public_key()).unwrap();
+        let report = verify_against(dir.path(), checkpoints).unwrap();
+        assert_eq!(report.beginning, Beginning::Unvouched { first_missing_seq: 1 });
+    }
+}
+
+#[test]
 fn an_empty_directory_verifies() {
     let dir = tempfile::tempdir().unwrap();
     let report = verify(dir.path()).unwrap();

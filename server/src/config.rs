@@ -196,9 +196,9 @@ settings! {
     redis_timeout: Duration = "1s", "KEY_SERVER_REDIS_TIMEOUT";
     /// While Redis is away, keys with a cap are given by this node's `own-count`, or not at all (`refuse`).
     caps_alone: CapsAlone = "own-count", "KEY_SERVER_CAPS_ALONE";
-    /// Where the log goes besides standard error; empty: nowhere.
+    /// Where the log goes besides standard error: a file, terminal or pipe, not behind a link where others can write; empty: nowhere.
     log_file: PathBuf = "logs/keyserver.log", "KEY_SERVER_LOG_FILE";
-    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,key_server_server=debug`.
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,key_server_server=debug`. The HTTP library speaks of errors only, unless it is named (`h2=debug`).
     log_level: String = "info", "KEY_SERVER_LOG_LEVEL";
     /// How a line of the log looks: `text` or `json`.
     log_format: LogFormat = "text", "KEY_SERVER_LOG_FORMAT";
@@ -256,7 +256,7 @@ settings! {
     message_bytes_max: usize = "262144", "KEY_SERVER_MESSAGE_BYTES_MAX";
     /// Length of the CSV, in bytes.
     csv_bytes_max: u64 = "268435456", "KEY_SERVER_CSV_BYTES_MAX";
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; beyond that who has the most gives way to who has fewer. 16 more are for root and the server's own user.
     connections_max: usize = "1024", "KEY_SERVER_CONNECTIONS_MAX";
     /// Connections of one user (uid) at once; more are closed at once.
     connections_per_uid: usize = "512", "KEY_SERVER_CONNECTIONS_PER_UID";

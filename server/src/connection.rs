@@ -67,6 +67,8 @@ pub(crate) struct Conversation {
     stop: CancellationToken,
     /// Cut.
     cut: CancellationToken,
+    /// Told to go alone.
+    give_way: CancellationToken,
 }
 
 /// Why a connection is told to go.
@@ -76,6 +78,8 @@ enum Leave {
     Idle,
     /// It has been there for long.
     Old,
+    /// Another user is to have its place.
+    GiveWay,
     /// The server stops.
     Stop,
 }
@@ -106,7 +110,12 @@ impl Conversation {
             request: settings.request_timeout,
             answer: settings.answer_timeout,
         };
-        Self { http, services, times, stop, cut }
+        Self { http, services, times, stop, cut, give_way: CancellationToken::new() }
+    }
+
+    /// The same for a connection that is told to go at `give_way`, too.
+    pub(crate) fn until(self, give_way: CancellationToken) -> Self {
+        Self { give_way, ..self }
     }
 
     /// Serves one connection until its end.
@@ -119,6 +128,7 @@ impl Conversation {
             is_http = preface(&mut stream) => if !is_http { return },
             () = &mut greeting => return,
             () = self.stop.cancelled() => return,
+            () = self.give_way.cancelled() => return,
         }
         let calls = Arc::new(Calls::default());
         let answerer = Answerer::new(Arc::clone(&self.services), peer, &calls, self.times.request);
@@ -153,6 +163,7 @@ impl Conversation {
     async fn leave(&self, calls: &Calls) -> Leave {
         tokio::select! {
             () = self.stop.cancelled() => Leave::Stop,
+            () = self.give_way.cancelled() => Leave::GiveWay,
             () = tokio::time::sleep(self.times.age) => Leave::Old,
             () = calls.idle(self.times.idle) => Leave::Idle,
         }

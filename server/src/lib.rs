@@ -24,6 +24,7 @@ mod grpc;
 pub mod guard;
 pub mod keys;
 pub mod lifecycle;
+mod lock_file;
 pub mod observer;
 pub mod panics;
 mod peer;

@@ -57,6 +57,8 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 /// A reload of 1,000,000 rows is one call: it has to fit.
 const LEDGER_QUEUE_ENTRIES_MAX: usize = 2_000_000;
 const LEDGER_QUEUE_BYTES_MAX: usize = 2 << 30;
+/// How long the end waits for tasks after their calls were cut.
+const CUT_MAX: Duration = Duration::from_secs(1);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Work that goes on as long as the server runs.
@@ -454,7 +456,8 @@ impl Running {
             let accepting = accept(listener, room, stop, |stream, caller, seat| {
                 let groups = key_server_sys::peer_groups(&stream).unwrap_or_default();
                 let peer = Peer { caller: Arc::new(caller), groups: groups.into() };
-                let serving = conversation.clone().serve(stream, peer);
+                let conversation = conversation.clone().until(seat.give_way.clone());
+                let serving = conversation.serve(stream, peer);
                 tasks.spawn(async move {
                     serving.await;
                     drop(seat);
@@ -535,7 +538,9 @@ impl Running {
         let grace = async {
             tokio::time::sleep(self.shutdown_grace).await;
             self.cut.cancel();
-            self.tasks.wait().await;
+            if tokio::time::timeout(CUT_MAX, self.tasks.wait()).await.is_err() {
+                tracing::warn!("work in progress hangs; it is left where it is");
+            }
         };
         tokio::select! {
             () = self.tasks.wait() => {}

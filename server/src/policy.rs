@@ -299,10 +299,34 @@ impl Who {
             && self.executables.as_ref().is_none_or(|paths| paths.iter().any(named))
     }
 
+    /// Whether it surely fits everybody whom the other one fits.
+    fn includes(&self, other: &Self) -> bool {
+        fn all<T: PartialEq>(wide: Option<&Vec<T>>, narrow: Option<&Vec<T>>) -> bool {
+            let Some(wide) = wide else { return true };
+            narrow.is_some_and(|narrow| narrow.iter().all(|one| wide.contains(one)))
+        }
+        all(self.uids.as_ref(), other.uids.as_ref())
+            && all(self.gids.as_ref(), other.gids.as_ref())
+            && all(self.executables.as_ref(), other.executables.as_ref())
+    }
+
     /// Whether it names nobody, and so fits everybody.
     pub fn is_everyone(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Rules that no caller comes to, for an earlier one fits all whom they fit.
+pub fn shadowed(rules: &[Rule]) -> Vec<Problem> {
+    let behind = rules.iter().enumerate().filter_map(|(place, rule)| {
+        let first = rules[..place].iter().find(|first| first.who.includes(&rule.who))?;
+        let message = format!(
+            "no caller ever comes to rule {:?}: rule {:?} of line {} fits all whom it fits",
+            rule.name, first.name, first.line
+        );
+        Some(Problem { line: Some(rule.line), message })
+    });
+    behind.collect()
 }
 
 impl Pattern {

@@ -1,10 +1,10 @@
 //! The Unix socket: claimed with care, born with its mode and group, removed
 //! if still ours; or taken over from systemd.
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{File, Metadata, TryLockError};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{geteuid, umask};
 
 use crate::config::Settings;
+use crate::lock_file::{self, Unfit};
 use crate::users;
 
 /// What fits into `sockaddr_un`, without the terminating zero.
@@ -396,36 +397,17 @@ impl Lock {
             // Who held it may have removed it after it was opened here: then
             // this lock is on nothing that others can find.
             if is_same(&file, &path) {
-                // Only for people; on a full disk it is left out.
-                let _ = file.set_len(0).and_then(|()| file.rewind());
-                let _ = write!(file, "{}", std::process::id());
+                lock_file::sign(&mut file);
                 return Ok(Self { path, file });
             }
         }
     }
 
     fn open(path: &Path) -> Result<File, SocketError> {
-        let not_ours = |what| SocketError::NotOurs { path: path.to_owned(), what };
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // Not through a symbolic link, and not waiting at a pipe.
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let options = options.custom_flags(flags.bits().cast_signed());
-        let file = match options.open(path) {
-            Ok(file) => file,
-            Err(_) if path.is_symlink() => return Err(not_ours("a symbolic link")),
-            Err(source) => {
-                let path = path.to_owned();
-                return Err(SocketError::Io { doing: "lock", path, source });
-            }
-        };
-        match file.metadata() {
-            Ok(metadata) if !metadata.is_file() => Err(not_ours("not a file")),
-            Ok(metadata) if metadata.uid() != geteuid().as_raw() => {
-                Err(not_ours("the lock file of another user"))
-            }
-            _ => Ok(file),
-        }
+        lock_file::open(path).map_err(|unfit| match unfit {
+            Unfit::NotOurs(what) => SocketError::NotOurs { path: path.to_owned(), what },
+            Unfit::Io(source) => SocketError::Io { doing: "lock", path: path.to_owned(), source },
+        })
     }
 }
 

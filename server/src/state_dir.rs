@@ -1,9 +1,11 @@
 //! The files of one node: private, and of one process at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use crate::lock_file::{self, Unfit};
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,14 @@ pub enum StateDirError {
         dir: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// Something else is in the place of its lock.
+    #[error("{} is {what}: nothing was changed; move it away", path.display())]
+    NotOurs {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
     },
     /// The system said no.
     #[error("cannot {doing} {}: {source}", path.display())]
@@ -86,22 +96,21 @@ impl StateDir {
 fn lock(dir: &Path) -> Result<File, StateDirError> {
     let path = dir.join("lock");
     let io_error = |source| StateDirError::Io { doing: "lock", path: path.clone(), source };
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(&path).map_err(io_error)?;
+    let mut file = lock_file::open(&path).map_err(|unfit| match unfit {
+        Unfit::NotOurs(what) => StateDirError::NotOurs { path: path.clone(), what },
+        Unfit::Io(source) => io_error(source),
+    })?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::Error(source)) => return Err(io_error(source)),
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
+            let _ = file.take(20).read_to_string(&mut holder);
             let holder = format!("pid {}", holder.trim());
             return Err(StateDirError::InUse { dir: dir.to_owned(), holder });
         }
     }
-    // Only for people; on a full disk it is left out.
-    let _ = file.set_len(0).and_then(|()| file.rewind());
-    let _ = write!(file, "{}", std::process::id());
+    lock_file::sign(&mut file);
     Ok(file)
 }
 

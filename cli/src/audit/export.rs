@@ -292,10 +292,14 @@ fn csv_cell(value: &Value) -> String {
     }
 }
 
+/// The last four are the first four at full width, which some read alike.
+const FORMULA_BEGINNINGS: [char; 11] =
+    ['=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'];
+
 /// A text as RFC 4180 has it. A spreadsheet takes one that begins like a formula
 /// for a formula: it gets an apostrophe before it.
 fn csv_text(text: &str) -> String {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
+    let is_formula = text.starts_with(FORMULA_BEGINNINGS);
     let text = if is_formula { format!("'{text}") } else { text.to_owned() };
     match text.contains([',', '"', '\n', '\r', '\'']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
@@ -328,6 +332,10 @@ mod tests {
             ("-2+3", "\"'-2+3\""),
             ("+x", "\"'+x\""),
             ("\tx", "\"'\tx\""),
+            ("\u{ff1d}1+1", "\"'\u{ff1d}1+1\""),
+            ("\u{ff0b}x", "\"'\u{ff0b}x\""),
+            ("\u{ff0d}2", "\"'\u{ff0d}2\""),
+            ("\u{ff20}SUM(A1)", "\"'\u{ff20}SUM(A1)\""),
             ("a,b", "\"a,b\""),
             ("say \"x\"", "\"say \"\"x\"\"\""),
             ("two\nlines", "\"two\nlines\""),

@@ -42,6 +42,12 @@ pub(crate) struct VerifyArgs {
     pub(super) state_dir: StateDirArg,
 }
 
+impl VerifyArgs {
+    fn asks_for_checkpoints(&self) -> bool {
+        self.key.is_some() || self.checkpoints.is_some()
+    }
+}
+
 /// `key-server audit verify`
 pub(super) fn run(
     args: &VerifyArgs,
@@ -57,6 +63,7 @@ pub(super) fn run(
     let failure = match verified {
         Ok(report) => match report.beginning {
             Beginning::Unvouched { first_missing_seq } => front_missing(&report, first_missing_seq),
+            _ if args.asks_for_checkpoints() && report.checkpoints == 0 => Bad::uncompared(),
             _ => return good(&report, &dir, output),
         },
         Err(VerifyError::Ledger(OpenError::Corrupt(corrupt))) => Bad::corrupt(&corrupt),
@@ -79,9 +86,8 @@ pub(super) fn run(
 fn checkpoints(args: &VerifyArgs, state_dir: &Path) -> Result<Option<Checkpoints>, Failure> {
     let beside = state_dir.join(PUBLIC_KEY_FILE_NAME);
     let path = args.checkpoints.clone().unwrap_or_else(|| state_dir.join(CHECKPOINTS_FILE_NAME));
-    let is_asked = args.key.is_some() || args.checkpoints.is_some();
     let is_there = path.exists() && beside.exists();
-    if !is_asked && !is_there {
+    if !args.asks_for_checkpoints() && !is_there {
         return Ok(None);
     }
     let wrong = |error: &dyn ToString| Failure::usage(error.to_string());
@@ -111,6 +117,16 @@ impl Bad {
             failure: Failure::no("the checkpoints cannot be trusted").detail(error),
             json: json!({ "ok": false, "first_bad_seq": null, "fault": error }),
         }
+    }
+
+    /// Every line verifies, but nothing was signed that could be compared.
+    fn uncompared() -> Self {
+        let fault = "no checkpoint stands for a line that is there, so nobody can tell whether \
+                     lines are missing at the end";
+        let failure = Failure::no("the ledger was compared with no checkpoint")
+            .detail(fault)
+            .hint("name the node's checkpoints with --checkpoints, best a copy kept elsewhere");
+        Self { failure, json: json!({ "ok": false, "first_bad_seq": null, "fault": fault }) }
     }
 
     fn against(seq: u64, error: &VerifyError) -> Self {
@@ -179,9 +195,6 @@ fn beginning(report: &Report) -> Option<String> {
             "retention removed what was before {first}; record {} says so",
             thousands(seq)
         )),
-        Beginning::Checkpointed => {
-            Some(format!("what was before {first} was removed; a checkpoint stands for it"))
-        }
     }
 }
 
@@ -238,7 +251,6 @@ fn beginning_word(beginning: Beginning) -> &'static str {
     match beginning {
         Beginning::Whole => "whole",
         Beginning::Recorded { .. } => "recorded",
-        Beginning::Checkpointed => "checkpointed",
         Beginning::Unvouched { .. } => "unvouched",
     }
 }

@@ -53,6 +53,19 @@ executable = \"/usr/bin/watch\"
 verbs = [\"stats-all\"]
 ";
 
+const SHADOWED_POLICY: &str = "\
+[[rule]]
+name = \"team\"
+uid = [70001, 70002]
+providers = [\"openai\"]
+
+[[rule]]
+name = \"billing\"
+uid = 70001
+gid = 70003
+verbs = []
+";
+
 const WRONG_POLICY: &str = "\
 [[rule]]
 name = \"billing\"
@@ -63,6 +76,11 @@ verbs = [\"selekt\"]
 #[test]
 fn with_a_policy() {
     with_policy("policy", POLICY);
+}
+
+#[test]
+fn with_a_policy_that_has_a_rule_to_which_nobody_comes() {
+    with_policy("policy_shadowed", SHADOWED_POLICY);
 }
 
 #[test]

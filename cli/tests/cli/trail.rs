@@ -217,4 +217,34 @@ fn a_cut_end_is_found_with_a_checkpoint_and_key_that_were_kept_elsewhere() {
     let digits = signer.public_key().show();
     let by_digits = ["audit", "verify", "--json", "--key", &digits, "--checkpoints", &notes];
     assert_eq!(ended(state.path(), &by_digits).0, Some(1));
+    // With a key, nothing to compare is no good news.
+    std::fs::write(state.path().join(CHECKPOINTS_FILE_NAME), "").unwrap();
+    let (code, said) = ended(state.path(), &["audit", "verify", "--json", "--key", &digits]);
+    assert_eq!((code, &said["ok"]), (Some(1), &Value::Bool(false)), "{said}");
+    assert!(said["fault"].as_str().unwrap().contains("no checkpoint stands"), "{said}");
+}
+
+#[test]
+fn a_front_that_was_removed_without_a_record_is_found_though_it_was_signed() {
+    let state = tempdir().unwrap();
+    let options = Options { segment_bytes_max: 2_000, ..Options::default() };
+    let last = decided(state.path(), &options, |_, _| {});
+    let signer = Signer::open(state.path(), "n_1").unwrap();
+    let first = state.path().join("ledger/00000000000000000001.jsonl");
+    let seq = std::fs::read_to_string(&first).unwrap().lines().count() as u64;
+    let second = state.path().join(format!("ledger/{:020}.jsonl", seq + 1));
+    let line = std::fs::read_to_string(second).unwrap();
+    let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    let hash = data_encoding::HEXLOWER.decode(line["prev"].as_str().unwrap().as_bytes());
+    let hash = hash.unwrap().try_into().unwrap();
+    signer.write(&Position { seq, hash, ..last }).unwrap();
+    signer.write(&last).unwrap();
+    let key = signer.public_key().show();
+    let args = ["audit", "verify", "--json", "--key", &key];
+    assert_eq!(ended(state.path(), &args).0, Some(0));
+    std::fs::remove_file(first).unwrap();
+    let (code, said) = ended(state.path(), &args);
+    assert_eq!((code, &said["first_bad_seq"]), (Some(1), &1.into()), "{said}");
+    let begins = format!("the ledger begins at {}, and no record", seq + 1);
+    assert!(said["fault"].as_str().unwrap().starts_with(&begins), "{said}");
 }

@@ -113,6 +113,35 @@ async fn one_user_has_his_places_and_others_have_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_users_with_all_places_keep_out_neither_root_nor_a_third() {
+    let name = "two_users_with_all_places_keep_out_neither_root_nor_a_third";
+    if !is_root() {
+        return skip(name, "only root can call as somebody else");
+    }
+    let home = open_home()
+        .with("KEY_SERVER_SOCKET_MODE", "0666")
+        .with("KEY_SERVER_FIRST_BYTE_TIMEOUT", "7d")
+        .with("KEY_SERVER_CONNECTIONS_MAX", 20)
+        .with("KEY_SERVER_CONNECTIONS_PER_UID", 10);
+    let (_server, mut client) = home.start().await.unwrap();
+    let mut peers = Vec::new();
+    for uid in [NOBODY, GROUP] {
+        let path = home.socket();
+        let ten = move || (0..10).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let ten: Vec<UnixStream> = as_user(uid, ten);
+        peers.extend(ten);
+    }
+    let ended = run(home.command(&["health"]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let third = NOBODY - 2;
+    let mut other = within("a third", connect_as(third, &home.socket())).await;
+    health(&mut other).await;
+    health(&mut client).await;
+    let closed = peers.iter_mut().filter_map(is_closed).count();
+    assert!((1..=3).contains(&closed), "{closed} gave way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn idle_and_old_connections_are_told_to_go_and_not_cut() {
     for (setting, other) in [
         ("KEY_SERVER_CONNECTION_IDLE", "KEY_SERVER_CONNECTION_AGE"),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use key_server_testkit::picture::picture;
 use key_server_testkit::process::{Home, ServerProcess};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::support::{
     CSV, Ended, OPENAI, home, is_root, ledger_text, run, select, selected, skip, verify,
@@ -233,6 +234,99 @@ fn settings_that_cannot_be_used_stop_a_start() {
             texts: &["the log file /proc/keyserver.log cannot be opened", "KEY_SERVER_LOG_FILE"],
         },
     ]);
+}
+
+fn make(path: &Path, kind: FileType) {
+    mknodat(CWD, path, kind, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
+#[test]
+fn a_log_that_is_no_file_or_that_others_could_put_there_stops_a_start() {
+    check(&[
+        Case {
+            name: "a pipe that nobody reads",
+            arrange: |home| {
+                make(&home.path().join("log"), FileType::Fifo);
+                home.with("KEY_SERVER_LOG_FILE", "log")
+            },
+            texts: &["the log file log cannot be opened"],
+        },
+        Case {
+            name: "a socket",
+            arrange: |home| {
+                make(&home.path().join("log"), FileType::Socket);
+                home.with("KEY_SERVER_LOG_FILE", "log")
+            },
+            texts: &["the log file log cannot be opened"],
+        },
+        Case {
+            name: "a link where others can write",
+            arrange: |home| {
+                symlink(home.path().join("mine"), open_dir(&home).join("log")).unwrap();
+                home.with("KEY_SERVER_LOG_FILE", "open/log")
+            },
+            texts: &["the log file open/log cannot be opened", "symbolic link"],
+        },
+        Case {
+            name: "a hard link where others can write",
+            arrange: |home| {
+                fs::hard_link(home.path().join("api_keys.csv"), open_dir(&home).join("log"))
+                    .unwrap();
+                home.with("KEY_SERVER_LOG_FILE", "open/log")
+            },
+            texts: &["the log file open/log cannot be opened", "hard link"],
+        },
+    ]);
+}
+
+fn open_dir(home: &Home) -> PathBuf {
+    let dir = home.path().join("open");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777)).unwrap();
+    dir
+}
+
+#[test]
+fn a_lock_that_is_another_name_of_a_file_stops_a_start_and_the_file_stays() {
+    let locks: [fn(&Home) -> PathBuf; 2] = [
+        |home| home.path().join("s.sock.lock"),
+        |home| {
+            fs::create_dir(home.state()).unwrap();
+            fs::set_permissions(home.state(), fs::Permissions::from_mode(0o700)).unwrap();
+            home.state().join("lock")
+        },
+    ];
+    for lock in locks {
+        for (text, link) in [
+            ("a hard link", fs::hard_link::<PathBuf, PathBuf> as fn(_, _) -> _),
+            ("a symbolic link", symlink::<PathBuf, PathBuf>),
+        ] {
+            let home = home(CSV);
+            let other = home.path().join("other");
+            fs::write(&other, "mine").unwrap();
+            link(other.clone(), lock(&home)).unwrap();
+            let texts = [text, "move it away"];
+            assert_fails(text, &home, run(home.command(&["serve"])), &texts);
+            assert_eq!(fs::read_to_string(&other).unwrap(), "mine", "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_on_the_command_line_stops_every_command_that_takes_settings() {
+    let commands: [&[&str]; 4] =
+        [&["serve"], &["config", "check"], &["config", "show"], &["store", "rotate-identity"]];
+    for (setting, variable) in [
+        (format!("vault_token={SECRET}"), "VAULT_TOKEN"),
+        (format!("redis_url=redis://:{SECRET}@localhost/1"), "KEY_SERVER_REDIS_URL"),
+    ] {
+        for command in commands {
+            let home = home(CSV);
+            let ended = run(home.command(&[command, &["--set", &setting]].concat()));
+            let texts = ["everybody can read the command line", variable];
+            assert_fails("a secret argument", &home, ended, &texts);
+        }
+    }
 }
 
 #[test]

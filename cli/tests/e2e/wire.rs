@@ -1,7 +1,8 @@
 //! The socket below the contract: standard services, garbage, signals.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use key_server_proto::v1;
 use key_server_proto::v1::key_server_server::SERVICE_NAME;
 use key_server_testkit::client::{channel, connect};
 use key_server_testkit::picture::picture;
-use key_server_testkit::process::ServerProcess;
+use key_server_testkit::process::{Home, ServerProcess};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat};
 use rustix::process::Signal;
 use tokio_stream::StreamExt;
 use tonic::Request;
@@ -19,7 +21,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb;
 
-use crate::support::{CSV, OPENAI, Random, health, home, select, selected, until, within};
+use crate::support::{
+    CSV, OPENAI, Random, health, home, run, select, selected, until, verify, within,
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -83,12 +87,6 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     let headers_without_end = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
     let continuation = [0, 0x40, 0, 9, 0, 0, 0, 0, 1];
     let flood = [continuation.to_vec(), vec![0; 0x4000]].concat().repeat(100);
-    let opened_and_reset = |n: u32| {
-        let stream = (2 * n + 1).to_be_bytes();
-        let open = [&[0, 0, 3, 1, 5][..], &stream, &[0x83, 0x86, 0x84]].concat();
-        let reset = [&[0, 0, 4, 3, 0][..], &stream, &[0, 0, 0, 8]].concat();
-        [open, reset].concat()
-    };
     let resets: Vec<u8> = (0..20_000).flat_map(opened_and_reset).collect();
     vec![
         ("nothing", Vec::new()),
@@ -104,6 +102,33 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
         ("headers that never end", with_preface(&[&headers_without_end[..], &flood].concat())),
         ("streams opened and reset", with_preface(&resets)),
     ]
+}
+
+fn opened_and_reset(n: u32) -> Vec<u8> {
+    let stream = (2 * n + 1).to_be_bytes();
+    let open = [&[0, 0, 3, 1, 5][..], &stream, &[0x83, 0x86, 0x84]].concat();
+    let reset = [&[0, 0, 4, 3, 0][..], &stream, &[0, 0, 0, 8]].concat();
+    [open, reset].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_do_not_fill_the_log() {
+    for level in ["info", "debug"] {
+        let home = home(CSV).with("KEY_SERVER_LOG_LEVEL", level);
+        let (_server, mut client) = home.start().await.unwrap();
+        let before = home.words().lines().count();
+        let resets: Vec<u8> = (0..200).flat_map(opened_and_reset).collect();
+        for _ in 0..100 {
+            let mut stream = UnixStream::connect(home.socket()).unwrap();
+            // It hangs up on some.
+            let _ = stream.write_all(&[PREFACE, &SETTINGS, &resets].concat());
+            health(&mut client).await;
+        }
+        let lines = home.words().lines().count() - before;
+        // One for each connection at level debug is ours.
+        let allowed = if level == "debug" { 250 } else { 10 };
+        assert!(lines < allowed, "{level}: {lines} lines for 20,000 resets");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,14 +163,18 @@ async fn garbage_does_not_hurt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_allowed_wait_and_are_served_later() {
+async fn connections_beyond_the_limit_are_closed_and_later_ones_are_served() {
     let home = home(CSV).with("KEY_SERVER_CONNECTIONS_MAX", 3);
     let (_server, mut client) = home.start().await.unwrap();
     let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
     health(&mut client).await;
     drop(silent);
-    let mut late = connect(&home.socket()).await.unwrap();
-    within("its turn", health(&mut late)).await;
+    // While the dead ones are found out, a new one may be sent away.
+    until("a later one is served", async || {
+        let mut late = connect(&home.socket()).await.ok()?;
+        late.health(v1::HealthRequest {}).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,6 +264,93 @@ async fn a_stopping_daemon_is_not_serving_and_a_second_signal_ends_it_at_once() 
     assert!(home.words().contains("stopped at once by a second signal"), "{}", home.words());
     let (server, _client) = home.start().await.unwrap();
     assert!(server.terminate().unwrap().success());
+}
+
+/// The right to write beside the store, which the daemon waits for.
+fn held(home: &Home) -> File {
+    let directory = File::open(home.state()).unwrap();
+    flock(&directory, FlockOperation::LockExclusive).unwrap();
+    directory
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_hangs_hears_the_signal_to_stop() {
+    let home = home(CSV);
+    fs::create_dir(home.state()).unwrap();
+    fs::set_permissions(home.state(), fs::Permissions::from_mode(0o700)).unwrap();
+    let _held = held(&home);
+    let server = home.spawn().unwrap();
+    let database = home.state().join("state.sqlite");
+    until("it is at work", async || database.exists().then_some(())).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0), "{}", home.words());
+    assert!(home.words().contains("stopped before it had started"), "{}", home.words());
+    assert!(!home.socket().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_hangs_does_not_hold_up_a_stop() {
+    let home = home(CSV);
+    let (server, mut client) = home.start().await.unwrap();
+    let _held = held(&home);
+    home.write_csv(&format!("{CSV}XAI,grok-3-beta,xai-fake-1\n")).unwrap();
+    server.signal(Signal::HUP).unwrap();
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0));
+    let words = home.words();
+    assert!(words.ends_with("INFO stopped\n") && !words.contains("reloaded"), "{words}");
+    verify(&home);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_policys_place_holds_nothing_up() {
+    let policy = "[[rule]]\nname = \"all\"\neveryone = true\nproviders = \"*\"\n";
+    let home = home(CSV).with_policy(policy).unwrap();
+    let (server, mut client) = home.start().await.unwrap();
+    fs::remove_file(home.policy()).unwrap();
+    pipe(&home.policy());
+    server.signal(Signal::HUP).unwrap();
+    until("it is refused", async || home.words().contains("policy.toml is wrong").then_some(()))
+        .await;
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0));
+    let ended = run(home.command(&["serve"]));
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.error.contains("no regular file"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_logs_place_holds_nothing_up() {
+    let home = home(CSV);
+    let (server, mut client) = home.start().await.unwrap();
+    let log = home.path().join("logs/keyserver.log");
+    fs::remove_file(&log).unwrap();
+    pipe(&log);
+    server.signal(Signal::HUP).unwrap();
+    until("it says so", async || {
+        home.words().contains("the log file cannot be opened again").then_some(())
+    })
+    .await;
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    // Somebody holds it open and does not read, and it is full.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut reader = File::options().read(true).write(true).custom_flags(flags).open(&log).unwrap();
+    while reader.write_all(b"x").is_ok() {}
+    let reloaded = || home.words().matches("reloaded: ").count();
+    let before = reloaded();
+    server.signal(Signal::HUP).unwrap();
+    until("it is reloaded", async || (reloaded() > before).then_some(())).await;
+    selected(&mut client, select("s1", &[OPENAI], 1)).await;
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(exit_code(server).await, Some(0));
+    drop(reader);
+}
+
+/// A pipe that nobody writes to or reads.
+fn pipe(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,15 +85,8 @@ impl Sources {
         let (text, origin) = self.text(name, variable).unwrap_or((default, Origin::Default));
         match T::read(text) {
             Ok(value) => {
-                if let Origin::File(path) = &origin
-                    && T::IS_SECRET
-                    && value.show() != text
-                    && let Some(mode) = open_to_all(path)
-                {
-                    let place = path.display();
-                    problems.push(Problem::new(format!(
-                        "{place} holds a secret ({name}) and is open to everyone (mode {mode:04o}): run chmod o= {place}"
-                    )));
+                if T::IS_SECRET && value.show() != text {
+                    problems.extend(exposed(name, variable, &origin));
                 }
                 (Some(value), origin)
             }
@@ -116,6 +109,23 @@ impl Sources {
         let (path, values) = self.file.as_ref()?;
         Some((values.get(name)?, Origin::File(path.clone())))
     }
+}
+
+/// Why a secret may not come from where it was found; none when it may.
+fn exposed(name: &str, variable: &str, origin: &Origin) -> Option<Problem> {
+    let message = match origin {
+        Origin::Flag => format!(
+            "{name} is a secret, and everybody can read the command line: set {variable}, or write it into the settings file"
+        ),
+        Origin::File(path) => {
+            let (place, mode) = (path.display(), open_to_all(path)?);
+            format!(
+                "{place} holds a secret ({name}) and is open to everyone (mode {mode:04o}): run chmod o= {place}"
+            )
+        }
+        Origin::Environment | Origin::Default => return None,
+    };
+    Some(Problem::new(message))
 }
 
 /// The mode of a file that every user of the machine may read.
@@ -229,6 +239,25 @@ mod tests {
         }
         for harmless in ["vault_token = \"\"", "redis_url = \"redis://host\"", "models_max = 3"] {
             assert!(resolved(harmless, 0o644).is_ok(), "{harmless}");
+        }
+    }
+
+    #[test]
+    fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
+        let resolved = |name, value| resolve(&Sources::new([pair(name, value)], []));
+        for (name, value, variable) in [
+            ("vault_token", "hvs.fake", "VAULT_TOKEN"),
+            ("redis_url", "redis://:fake@host", "KEY_SERVER_REDIS_URL"),
+            ("redis_url", "redis://one,rediss://me:fake@two/1", "KEY_SERVER_REDIS_URL"),
+            ("redis_url", "unix:///run/r.sock?db=1&pass=fake", "KEY_SERVER_REDIS_URL"),
+        ] {
+            let problems = resolved(name, value).unwrap_err();
+            let text = problems[0].to_string();
+            assert!(text.contains(name) && text.contains(variable), "{text}");
+            assert!(!text.contains("fake"), "{text}");
+        }
+        for (name, harmless) in [("vault_token", ""), ("redis_url", "redis://host/1")] {
+            assert!(resolved(name, harmless).is_ok(), "{name}");
         }
     }
 

@@ -147,18 +147,20 @@ impl SettingValue for Addresses {
         Ok(Self(Arc::new(SecretKey::copy_of(text))))
     }
 
-    /// Without what stands between `//` and `@`.
+    /// Without what stands between `//` and `@`, or from `pass=` on.
     fn show(&self) -> String {
-        let shown = self.0.expose().split(',').map(|address| {
-            let scheme = address.find("://").map_or(0, |place| place + 3);
-            match address.rfind('@') {
-                Some(at) if at >= scheme => {
-                    format!("{}(hidden){}", &address[..scheme], &address[at..])
-                }
-                _ => address.to_owned(),
-            }
-        });
-        shown.collect::<Vec<_>>().join(",")
+        self.0.expose().split(',').map(shown_address).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn shown_address(address: &str) -> String {
+    if let Some(place) = address.find("pass=") {
+        return format!("{}pass=(hidden)", &address[..place]);
+    }
+    let scheme = address.find("://").map_or(0, |place| place + 3);
+    match address.rfind('@') {
+        Some(at) if at >= scheme => format!("{}(hidden){}", &address[..scheme], &address[at..]),
+        _ => address.to_owned(),
     }
 }
 
@@ -324,6 +326,7 @@ mod tests {
             ("redis://localhost:6379/1", "redis://localhost:6379/1"),
             ("redis://:fake-fake@host/1", "redis://(hidden)@host/1"),
             ("rediss://me:fa@ke@one,redis://two", "rediss://(hidden)@one,redis://two"),
+            ("unix:///r.sock?db=1&pass=fa@ke", "unix:///r.sock?db=1&pass=(hidden)"),
         ] {
             let address = Addresses::read(address).unwrap();
             assert_eq!(address.show(), shown);

@@ -1,9 +1,11 @@
 //! The policy file: whose it must be.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::Rule;
 use super::parse::{Names, parse};
@@ -51,7 +53,10 @@ pub fn load(path: &Path, server_uid: u32) -> Result<Vec<Rule>, PolicyError> {
 /// The file that was opened is the one that is looked at.
 fn read(path: &Path, server_uid: u32) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("it cannot be read: {error}");
-    let mut file = File::open(path).map_err(unreadable)?;
+    // Not waiting at a pipe.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let mut file = file.map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err("it is no regular file".to_owned());
@@ -129,8 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_and_nothing_are_refused() {
+    fn a_directory_a_pipe_and_nothing_are_refused() {
         let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(load(&pipe, own_uid()).unwrap_err().to_string().contains("no regular file"));
         assert!(load(dir.path(), own_uid()).unwrap_err().to_string().contains("no regular file"));
         let missing = load(&dir.path().join("missing"), own_uid());
         assert!(missing.unwrap_err().to_string().contains("cannot be read"));

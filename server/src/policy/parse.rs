@@ -25,6 +25,8 @@ const FIELDS: [&str; 14] = [
     "keys_per_minute",
     "tokens_per_minute",
 ];
+/// The lists of which a caller or a model must fit one: an empty one fits none.
+const LISTS: [&str; 7] = ["uid", "user", "gid", "group", "executable", "providers", "models"];
 const RULE: &str = "rule";
 const NAME_BYTES_MAX: usize = 64;
 /// How alike a name must be to be suggested (Jaro-Winkler, 0 to 1).
@@ -126,6 +128,7 @@ impl Reader<'_> {
             table: table.iter().map(|(key, value)| (key.get_ref().as_ref(), value)).collect(),
             span: span.clone(),
         };
+        self.check_lists(&fields);
         let name = self.name(&fields);
         let who = self.who(&fields);
         let verbs = self.verbs(&fields);
@@ -145,6 +148,20 @@ impl Reader<'_> {
         let line = self.line(span.start);
         let is_right = self.problems.len() == before;
         is_right.then(|| Rule { name: name.into(), line, who, verbs, providers, models, limits })
+    }
+
+    /// A rule that fits nobody would leave its callers to the next one.
+    fn check_lists(&mut self, fields: &Fields<'_>) {
+        for name in LISTS {
+            let Some(field) = fields.table.get(name) else { continue };
+            if field.get_ref().as_array().is_some_and(|list| list.is_empty()) {
+                let message = format!(
+                    "{name} is an empty list, which nothing fits: leave it out; to shut out, \
+                     write verbs = []"
+                );
+                self.problem(field.span(), message);
+            }
+        }
     }
 
     fn name(&mut self, fields: &Fields<'_>) -> String {
@@ -174,10 +191,12 @@ impl Reader<'_> {
         let mut gids = self.numbers(fields, "gid");
         self.add_named(fields, "group", &mut gids);
         let executables = self.texts(fields, "executable");
-        for (path, span) in executables.iter().flatten().filter(|(path, _)| !path.starts_with('/'))
-        {
+        for (path, span) in executables.iter().flatten().filter(|(path, _)| !is_whole(path)) {
             let path = shown(path);
-            let message = format!("executable {path:?} must be a whole path, from / on");
+            let message = format!(
+                "executable {path:?} must be one whole path, from / on, as the kernel names it: \
+                 without *, . and .."
+            );
             self.problem(span.clone(), message);
         }
         let named = ["uid", "user", "gid", "group", "executable"];
@@ -387,6 +406,12 @@ fn pattern(text: &str) -> Option<Pattern> {
     }
 }
 
+/// Whether a program can have this path: the kernel names no other.
+fn is_whole(path: &str) -> bool {
+    let Some(parts) = path.strip_prefix('/') else { return false };
+    !path.contains('*') && parts.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
 fn is_part(text: &str) -> bool {
     !text.is_empty() && !text.contains('*') && text.chars().all(is_plain)
 }
@@ -530,7 +555,7 @@ models = [\"openai/gpt-4o\"]
             "line 6: there is no verb \"selekt\"; did you mean select?",
             "line 7: it has no name",
             "line 8: uid must be a number",
-            "line 9: executable \"gateway\" must be a whole path",
+            "line 9: executable \"gateway\" must be one whole path",
             "line 10: \"gpt-4o\" is no model",
             "line 10: \"openai/*o\" is no model",
             "line 11: count_max must be a whole number from 1 on",
@@ -543,6 +568,32 @@ models = [\"openai/gpt-4o\"]
         for (problem, expected) in problems.iter().zip(expected) {
             assert!(problem.starts_with(expected), "{problem} is not {expected}");
         }
+    }
+
+    #[test]
+    fn what_fits_nobody_is_refused_for_it_would_leave_callers_to_the_next_rule() {
+        let read = |line: &str| {
+            let rule = "[[rule]]\nname = \"a\"\nuid = 7\nproviders = \"*\"\n";
+            read(&match line.split_once(' ').unwrap().0 {
+                field @ ("uid" | "providers") => {
+                    let lines = rule.lines().filter(|line| !line.starts_with(field));
+                    lines.chain([line]).collect::<Vec<_>>().join("\n")
+                }
+                _ => format!("{rule}{line}"),
+            })
+        };
+        for path in ["/opt/*", "/opt/../bin/x", "/opt/./x", "/opt//x", "/opt/x/", "/", "opt/x", ""]
+        {
+            let problems = read(&format!("executable = {path:?}")).unwrap_err();
+            assert!(problems[0].contains("must be one whole path"), "{path}: {problems:?}");
+        }
+        for name in LISTS {
+            let problems = read(&format!("{name} = []")).unwrap_err();
+            let expected = format!("{name} is an empty list, which nothing fits");
+            assert!(problems[0].contains(&expected), "{problems:?}");
+        }
+        assert!(read("executable = \"/opt/..x/.y\"").is_ok());
+        assert!(read("verbs = []").is_ok(), "it shuts out");
     }
 
     #[test]

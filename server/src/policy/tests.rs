@@ -46,14 +46,19 @@ fn some_of<T: Clone + std::fmt::Debug + 'static>(of: &'static [T]) -> BoxedStrat
     subsequence(of, 0..=of.len()).boxed()
 }
 
+/// A list as a rule may have it: an empty one is refused.
+fn list_of<T: Clone + std::fmt::Debug + 'static>(of: &'static [T]) -> BoxedStrategy<Vec<T>> {
+    subsequence(of, 1..=of.len()).boxed()
+}
+
 const VERBS: [&str; 7] =
     ["select", "track", "release", "stats", "stats-all", "release-all", "reload"];
 
 fn meant() -> impl Strategy<Value = Meant> {
-    let what = (option::of(some_of(&VERBS)), option::of(some_of(&PROVIDERS)));
+    let what = (option::of(some_of(&VERBS)), option::of(list_of(&PROVIDERS)));
     let who =
-        (option::of(some_of(&UIDS)), option::of(some_of(&GIDS)), option::of(select(&PROGRAMS[..])));
-    (who, what, option::of(some_of(&PATTERNS)), option::of(1u32..4)).prop_map(
+        (option::of(list_of(&UIDS)), option::of(list_of(&GIDS)), option::of(select(&PROGRAMS[..])));
+    (who, what, option::of(list_of(&PATTERNS)), option::of(1u32..4)).prop_map(
         |((uids, gids, program), (verbs, providers), patterns, count_max)| {
             // Who names nobody would end the list for everyone.
             let is_everyone = uids.is_none() && gids.is_none() && program.is_none();
@@ -63,10 +68,11 @@ fn meant() -> impl Strategy<Value = Meant> {
                 Some(providers) => patterns.map(|patterns| {
                     let fits =
                         |pattern: &&str| providers.contains(&pattern.split('/').next().unwrap());
-                    patterns.into_iter().filter(fits).collect()
+                    patterns.into_iter().filter(fits).collect::<Vec<_>>()
                 }),
                 None => patterns,
             };
+            let patterns = patterns.filter(|patterns| !patterns.is_empty());
             Meant { uids, gids, program, verbs, providers, patterns, count_max }
         },
     )
@@ -257,6 +263,28 @@ fn the_first_rule_that_fits_decides_and_nothing_after_it() {
             Some(Denial::Count(max)) => format!("{ground}: Count {max}"),
         };
         assert_eq!(seen, expected, "{uid} {gid} {program:?} {verb} {model_name:?}");
+    }
+}
+
+#[test]
+fn a_rule_behind_one_that_fits_all_whom_it_fits_is_told_of() {
+    let rules = |who: &[&str]| {
+        let rule = |(number, who)| format!("[[rule]]\nname = \"{number}\"\n{who}\nverbs = []\n");
+        let text: String = who.iter().enumerate().map(rule).collect();
+        parse(&text, &names()).unwrap()
+    };
+    for (who, behind) in [
+        (&["uid = [1, 2]", "uid = 2"][..], &[5][..]),
+        (&["uid = 2", "uid = [1, 2]"], &[]),
+        (&["uid = 1", "uid = 1\ngid = 5"], &[5]),
+        (&["uid = 1\ngid = 5", "uid = 1"], &[]),
+        (&["uid = 1", "gid = 5"], &[]),
+        (&["gid = [5, 6]", "executable = \"/a\"\ngid = 6", "gid = 7"], &[5]),
+        (&["executable = \"/a\"", "executable = [\"/a\", \"/b\"]", "executable = \"/b\""], &[9]),
+    ] {
+        let lines: Vec<u32> =
+            shadowed(&rules(who)).iter().filter_map(|problem| problem.line).collect();
+        assert_eq!(lines, behind, "{who:?}");
     }
 }
 

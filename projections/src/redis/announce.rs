@@ -127,19 +127,24 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells the others, once and after a loss.
+    /// Sees to it that the node is in the list of nodes: others may have lost
+    /// it, or taken it out. They are told when it was not, once, and after a
+    /// loss of the rest.
     async fn join(&self, presence: &mut Presence, was_there: bool) -> Result<(), Fault> {
         if !was_there {
             presence.pools = None;
-            presence.renewed = None;
-        } else if presence.joined {
-            return Ok(());
         }
-        presence.joined = false;
+        // Told again after an answer that was lost.
+        let was_told = std::mem::take(&mut presence.joined);
         let node = self.node();
-        let commands =
-            [command("SADD", &[names::NODES, node]), command("PUBLISH", &[names::JOINED, node])];
-        self.publisher.ask(&commands).await?;
+        let added = self.publisher.ask_one(command("SADD", &[names::NODES, node])).await?;
+        let is_new = from_redis_value::<bool>(added)? || !was_there;
+        if is_new {
+            presence.renewed = None;
+        }
+        if is_new || !was_told {
+            self.publisher.ask_one(command("PUBLISH", &[names::JOINED, node])).await?;
+        }
         presence.joined = true;
         Ok(())
     }
@@ -183,10 +188,8 @@ impl Shared {
         let kept = names::KEPT_MS.to_string();
         let shared = [names::NODES.to_owned(), names::POOLS.to_owned()];
         let pools = presence.pools.iter().flatten().map(|pool| names::pool(pool));
-        let mut commands = vec![command("SADD", &[names::NODES, self.node()])];
-        commands.extend(
-            shared.into_iter().chain(pools).map(|name| command("PEXPIRE", &[&name, &kept])),
-        );
+        let names = shared.into_iter().chain(pools);
+        let commands: Vec<Cmd> = names.map(|name| command("PEXPIRE", &[&name, &kept])).collect();
         self.publisher.ask(&commands).await?;
         presence.renewed = Some(Instant::now());
         Ok(())

@@ -60,6 +60,25 @@ pub(crate) fn a_node_that_joins_is_heard_of() {
     assert_eq!(wait(listen.next()).unwrap(), News::Joined { node: "one".into() });
 }
 
+pub(crate) fn a_list_of_nodes_that_was_lost_is_there_with_the_next_announcement() {
+    let server = server();
+    let (one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));
+    two.announce();
+    one.announce();
+    one.announce();
+    let mut listen = wait(two.fleet.listen()).unwrap();
+    server.ask::<()>(&["DEL", "keys:nodes"]).unwrap();
+    one.announce();
+    assert_eq!(wait(listen.next()).unwrap(), News::Joined { node: "one".into() });
+    assert_eq!(wait(two.fleet.others()).unwrap().len(), 1);
+    let ms: i64 = server.ask(&["PTTL", "keys:nodes"]).unwrap();
+    assert!(ms > 0, "it does not expire");
+    // As when another node took it for gone while it announced itself.
+    server.ask::<()>(&["SREM", "keys:nodes", "one"]).unwrap();
+    one.announce();
+    assert_eq!(wait(listen.next()).unwrap(), News::Joined { node: "one".into() });
+}
+
 pub(crate) fn others_are_named_with_mark_and_silence() {
     let server = server();
     let (mut one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));

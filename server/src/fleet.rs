@@ -3,6 +3,7 @@
 
 mod follower;
 mod publisher;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use crate::engine::Engine;
 
 pub(crate) use follower::Follower;
 pub(crate) use publisher::Publisher;
+use unread::Unread;
 
 /// How long a call waits for a reservation.
 const RESERVE_MAX: Duration = Duration::from_millis(250);
@@ -41,6 +43,7 @@ pub struct Fleet {
     engine: Arc<Engine>,
     nodes: Mutex<Vec<OtherNode>>,
     warnings: Mutex<Vec<String>>,
+    unread: Unread,
     /// Until when, on the timeline, reservations are not tried.
     not_before_ms: AtomicU64,
     /// How the shared projection is.
@@ -57,6 +60,7 @@ impl Fleet {
             engine,
             nodes: Mutex::default(),
             warnings: Mutex::default(),
+            unread: Unread::default(),
             not_before_ms: AtomicU64::new(0),
             backend,
         }
@@ -70,6 +74,7 @@ impl Fleet {
     /// What an operator should look at, in words.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        notes.extend(self.unread.notes());
         let nodes = self.nodes().into_iter();
         let away = nodes.filter(|node| node.silent_for > AWAY_AFTER && !node.has_left);
         notes.extend(away.map(|node| {

@@ -9,6 +9,9 @@ use crate::redis::announce::{command, fleet_ms};
 use crate::redis::fault::Fault;
 use crate::redis::names;
 
+/// What a node says of itself: version, position, heartbeat, whether it left.
+type Fields = (Option<String>, Option<String>, Option<String>, Option<String>);
+
 impl Shared {
     /// The other nodes; those of which nothing is left are forgotten.
     pub(crate) async fn others(&self) -> Result<Vec<OtherNode>, Fault> {
@@ -21,16 +24,8 @@ impl Shared {
         let now = fleet_ms(from_redis_value(answers.next().unwrap_or(redis::Value::Nil))?);
         let (mut others, mut gone) = (Vec::new(), Vec::new());
         for (node, answer) in nodes.into_iter().zip(answers) {
-            type Fields = (Option<String>, Option<u64>, Option<u64>, Option<u64>);
-            let (version, seq, heartbeat, left): Fields = from_redis_value(answer)?;
-            match heartbeat {
-                Some(heartbeat) => others.push(OtherNode {
-                    node: Arc::from(node),
-                    version: version.unwrap_or_default(),
-                    mark_seq: seq,
-                    silent_for: Duration::from_millis(now.saturating_sub(heartbeat)),
-                    has_left: left.is_some(),
-                }),
+            match other(&node, from_redis_value(answer)?, now) {
+                Some(other) => others.push(other),
                 None => gone.push(node),
             }
         }
@@ -65,6 +60,20 @@ impl Shared {
         self.reader.ask(&commands).await?;
         Ok(())
     }
+}
+
+/// None when nothing is left of the node. What is no number is taken for none:
+/// the node writes it again, or has been silent since ever.
+fn other(node: &str, fields: Fields, now: u64) -> Option<OtherNode> {
+    let (version, seq, heartbeat, left) = fields;
+    let heartbeat = heartbeat?.parse().unwrap_or(0);
+    Some(OtherNode {
+        node: Arc::from(node),
+        version: version.unwrap_or_default(),
+        mark_seq: seq.and_then(|seq| seq.parse().ok()),
+        silent_for: Duration::from_millis(now.saturating_sub(heartbeat)),
+        has_left: left.is_some(),
+    })
 }
 
 fn look_at(node: &str) -> Cmd {

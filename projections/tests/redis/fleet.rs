@@ -228,6 +228,25 @@ pub(crate) fn a_row_that_cannot_be_read_is_named() {
     assert!(matches!(refused, ProjectionError::Corrupt { .. }), "{refused}");
     let text = refused.to_string();
     assert!(text.contains("keys:keys:{one}") && text.contains(&id), "{text}");
+    assert!(text.contains("redis-cli del 'keys:keys:{one}'"), "{text}");
+    server.ask::<()>(&["DEL", "keys:keys:{one}"]).unwrap();
+    assert_eq!(one.announce().mark_seq, None, "it writes them again");
+    server.ask::<()>(&["SET", "keys:keys:{one}", "something else"]).unwrap();
+    server.ask::<()>(&["HSET", "keys:node:{one}", "seq", "1"]).unwrap();
+    let refused = two.try_read("one").unwrap_err();
+    assert!(matches!(refused, ProjectionError::Corrupt { .. }), "{refused}");
+}
+
+pub(crate) fn a_node_that_says_nonsense_of_itself_hides_no_other() {
+    let server = server();
+    let (one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));
+    let three = Node::new(&server.url(), "three");
+    [&one, &two, &three].into_iter().for_each(|node| drop(node.announce()));
+    server.ask::<()>(&["HSET", "keys:node:{one}", "seq", "x", "heartbeat", "y"]).unwrap();
+    let others = wait(two.fleet.others()).unwrap();
+    let mut others: Vec<_> = others.iter().map(|one| (&*one.node, one.mark_seq)).collect();
+    others.sort_unstable();
+    assert_eq!(others, [("one", None), ("three", None)]);
 }
 
 pub(crate) fn a_node_that_published_nothing_is_read_as_none() {

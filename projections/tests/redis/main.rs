@@ -35,6 +35,7 @@ fn main() {
         a_clock_that_moved_is_noticed_and_rows_are_published_anew,
         batches_of_many_rows_are_written_in_pieces,
         a_row_that_cannot_be_read_is_named,
+        a_node_that_says_nonsense_of_itself_hides_no_other,
         a_node_that_published_nothing_is_read_as_none,
         the_first_keys_with_room_are_given,
         several_models_are_reserved_in_one_call,

@@ -15,14 +15,18 @@ use crate::redis::names;
 /// How often what several nodes share is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
+/// After so many announcements the server is looked at again.
+const CHECK_EVERY: u32 = 60;
+
 const TWICE: &str = "another server announces itself as this node: is it a copy of this node's \
                      state directory? Stop one of the two; a new node begins with an empty one";
 
 /// What is remembered from announcement to announcement.
 #[derive(Default)]
 pub(crate) struct Presence {
-    /// The connection that was looked at.
-    checked: Option<u64>,
+    /// The connection over which the server was looked at, and how many
+    /// announcements ago.
+    checked: Option<(u64, u32)>,
     /// Whether the others were told.
     joined: bool,
     /// Whether this process announced the node before.
@@ -76,13 +80,18 @@ impl Shared {
         Ok(Announced { mark_seq, clock_moved, warnings })
     }
 
-    /// Looks at the server once for each connection to it.
+    /// Looks at the server with each new connection to it, and now and then:
+    /// its settings may change.
     async fn check_anew(&self, presence: &mut Presence) -> Result<(), Fault> {
         let number = self.publisher.number().await?;
-        if presence.checked != Some(number) {
-            presence.warnings = self.check().await?;
-            presence.checked = Some(number);
+        let checked = presence.checked.filter(|(checked, _)| *checked == number);
+        let ago = checked.map(|(_, ago)| ago + 1);
+        if let Some(ago) = ago.filter(|ago| *ago < CHECK_EVERY) {
+            presence.checked = Some((number, ago));
+            return Ok(());
         }
+        presence.warnings = self.check(checked.is_none()).await?;
+        presence.checked = Some((number, 0));
         Ok(())
     }
 

@@ -72,6 +72,7 @@ fn main() {
         a_password_comes_from_its_file_and_may_be_replaced,
         a_password_file_for_everyone_is_refused,
         a_cluster_taken_for_a_single_server_says_so,
+        what_an_operator_changes_at_the_server_is_noticed_within_a_minute,
         two_processes_of_one_node_are_noticed,
         tls_takes_the_certificates_that_are_named_and_no_others,
         every_key_and_field_is_on_the_page_and_nothing_else_is,

@@ -8,6 +8,7 @@ use crate::redis::Shared;
 use crate::redis::announce::{command, fleet_ms};
 use crate::redis::fault::Fault;
 use crate::redis::names;
+use crate::redis::settings::RedisMode;
 
 /// What a node says of itself: version, position, heartbeat, whether it left.
 type Fields = (Option<String>, Option<String>, Option<String>, Option<String>);
@@ -31,6 +32,18 @@ impl Shared {
         }
         self.forget(&gone).await?;
         Ok(others)
+    }
+
+    /// The command that deletes what a node says of itself: whoever looks next
+    /// takes it out of the rest.
+    pub(crate) fn how_to_forget(&self, node: &str) -> String {
+        let database = self.settings.urls.first().map_or(0, |url| url.database);
+        let place = match (&self.settings.mode, database) {
+            (RedisMode::Cluster, _) => " -c".to_owned(),
+            (_, 0) => String::new(),
+            (_, database) => format!(" -n {database}"),
+        };
+        format!("redis-cli{place} del '{}'", names::node(node))
     }
 
     /// Says that this node ends.

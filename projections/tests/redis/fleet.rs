@@ -122,7 +122,8 @@ pub(crate) fn a_node_that_is_gone_is_forgotten() {
     wait(two.fleet.announce(&status)).unwrap();
     let of_pool = hash(&server, "keys:pool:openai/gpt-4o");
     assert_eq!(of_pool["one"], "keys=3 usable=2 cooling=1 at_cap=0");
-    // As when nobody renewed it for seven days.
+    // As when nobody renewed it for seven days, or an operator typed it.
+    assert_eq!(two.fleet.how_to_forget("one"), "redis-cli del 'keys:node:{one}'");
     server.ask::<()>(&["DEL", "keys:node:{one}"]).unwrap();
     assert_eq!(wait(two.fleet.others()).unwrap(), []);
     let nodes: Vec<String> = server.ask(&["SMEMBERS", "keys:nodes"]).unwrap();

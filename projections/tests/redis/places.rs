@@ -184,6 +184,7 @@ pub(crate) fn a_unix_socket_and_another_database_are_used() {
     one.write(1, &some_rows(1, one.now()));
     assert_eq!(two.read("one").0, Some(1));
     assert_eq!(elsewhere.read("one").0, None);
+    assert_eq!(two.fleet.how_to_forget("one"), "redis-cli -n 3 del 'keys:node:{one}'");
     assert_eq!(wait(two.fleet.others()).unwrap().len(), 1);
 }
 

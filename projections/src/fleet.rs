@@ -46,6 +46,10 @@ pub trait Fleet: Send + Sync {
     /// `Unavailable`: ask again later.
     async fn others(&self) -> Result<Vec<OtherNode>, ProjectionError>;
 
+    /// What an operator types so that all forget a node that is gone for good.
+    /// One that is not comes back with its next announcement.
+    fn how_to_forget(&self, node: &str) -> String;
+
     /// Everything that another node has published, in pages of some thousand
     /// rows; answers a sequence number of that node up to which it is all
     /// there (later rows may be, too). None when the node has published

@@ -195,6 +195,10 @@ impl Fleet for RedisFleet {
         self.shared.others().await.map_err(|fault| fault.at(&self.shared.store))
     }
 
+    fn how_to_forget(&self, node: &str) -> String {
+        self.shared.how_to_forget(node)
+    }
+
     async fn read(
         &self,
         node: &str,

@@ -3,6 +3,7 @@
 
 mod follower;
 mod publisher;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use crate::engine::Engine;
 
 pub(crate) use follower::Follower;
 pub(crate) use publisher::Publisher;
+use unread::Unread;
 
 /// How long a call waits for a reservation.
 const RESERVE_MAX: Duration = Duration::from_millis(250);
@@ -26,6 +28,8 @@ const RESERVE_MAX: Duration = Duration::from_millis(250);
 const NOT_TRIED_FOR: Duration = Duration::from_secs(1);
 /// A node that has been silent for so long is away.
 const AWAY_AFTER: Duration = Duration::from_secs(5);
+/// A node that has been away for so long is not waited for any more.
+const MISSED_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// What a fleet needs of the outside; whoever starts the server names it.
 pub struct FleetParts {
@@ -41,6 +45,7 @@ pub struct Fleet {
     engine: Arc<Engine>,
     nodes: Mutex<Vec<OtherNode>>,
     warnings: Mutex<Vec<String>>,
+    unread: Unread,
     /// Until when, on the timeline, reservations are not tried.
     not_before_ms: AtomicU64,
     /// How the shared projection is.
@@ -57,6 +62,7 @@ impl Fleet {
             engine,
             nodes: Mutex::default(),
             warnings: Mutex::default(),
+            unread: Unread::default(),
             not_before_ms: AtomicU64::new(0),
             backend,
         }
@@ -70,11 +76,13 @@ impl Fleet {
     /// What an operator should look at, in words.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        notes.extend(self.unread.notes());
         let nodes = self.nodes().into_iter();
-        let away = nodes.filter(|node| node.silent_for > AWAY_AFTER && !node.has_left);
-        notes.extend(away.map(|node| {
-            let silent = node.silent_for.as_secs();
-            format!("node {} has been silent for {silent} s", node.node)
+        let missed = nodes.filter(is_missed);
+        notes.extend(missed.map(|node| {
+            let (silent, node) = (node.silent_for.as_secs(), node.node);
+            let forget = self.port.how_to_forget(&node);
+            format!("node {node} has been silent for {silent} s; if it is gone for good: {forget}")
         }));
         notes
     }
@@ -113,6 +121,10 @@ impl Fleet {
         self.backend.fails(BackendState::Unavailable, error);
         None
     }
+}
+
+fn is_missed(node: &OtherNode) -> bool {
+    node.silent_for > AWAY_AFTER && node.silent_for <= MISSED_MAX && !node.has_left
 }
 
 fn reservation(session: &SessionRef, wishes: &[Wish]) -> Reservation {

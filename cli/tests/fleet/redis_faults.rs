@@ -11,7 +11,7 @@ use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
 
 use crate::load::{Load, agree, books};
-use crate::nodes::{Node, home_at, nodes, run, wait};
+use crate::nodes::{Node, home_at, nodes, run, two_nodes, wait};
 use crate::support::{CSV, OPENAI, health, home, select, selected, until, verify};
 
 pub(crate) const TESTS: &[Test] = &tests![
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &tests![
     calls_go_on_while_redis_is_full,
     calls_go_on_while_redis_is_a_read_only_replica,
     calls_go_on_while_connections_are_slow_and_cut,
+    a_row_that_cannot_be_read_is_said_and_hides_no_other_node,
     a_wrong_password_at_the_start_is_said_and_put_right_without_a_restart,
 ];
 
@@ -235,6 +236,43 @@ fn a_wrong_password_at_the_start_is_said_and_put_right_without_a_restart() {
         for words in [alone.home.words(), said] {
             assert!(!words.contains("fake-wrong-password") && !words.contains(PASSWORD), "{words}");
         }
+    });
+}
+
+fn a_row_that_cannot_be_read_is_said_and_hides_no_other_node() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let [mut a, mut b] = two_nodes(&redis).await;
+        let mut others = nodes(&redis, 2).await;
+        let taken = selected(&mut a.client, select("of-a", &[OPENAI], 1)).await;
+        for (place, other) in others.iter_mut().enumerate() {
+            selected(&mut other.client, select(&format!("s{place}"), &[OPENAI], 1)).await;
+        }
+        let live = async |node: &mut Node, count: i64| {
+            until("it knows the sessions", async || {
+                (node.picture().await.totals.sessions_live == count).then_some(())
+            })
+            .await;
+        };
+        live(&mut b, 3).await;
+        let name = format!("keys:keys:{{{}}}", a.id());
+        redis.ask::<()>(&["HSET", &name, &taken[0].key_id, "nonsense"]).unwrap();
+        b.restart().await;
+        let notes = until("it says so", async || {
+            let notes = health(&mut b.client).await.notes;
+            (!notes.is_empty()).then_some(notes)
+        })
+        .await;
+        let cure = format!("del '{name}'");
+        assert!(notes.len() == 1 && notes[0].contains(&cure), "{notes:?}");
+        live(&mut b, 2).await;
+        redis.ask::<()>(&["DEL", &name]).unwrap();
+        live(&mut b, 3).await;
+        until("nothing is to be said any more", async || {
+            health(&mut b.client).await.notes.is_empty().then_some(())
+        })
+        .await;
+        assert_eq!(b.home.words().matches(&cure).count(), 1, "{}", b.home.words());
     });
 }
 

@@ -14,8 +14,8 @@ use tonic::Code;
 
 use crate::nodes::{Node, home_at, run, two_nodes, wait};
 use crate::support::{
-    ANTHROPIC, CSV, DEEPSEEK, OPENAI, is_root, key_ids, ledger_text, reason, records, release,
-    report, select, selected, skip, until,
+    ANTHROPIC, CSV, DEEPSEEK, OPENAI, health, is_root, key_ids, ledger_text, reason, records,
+    release, report, select, selected, skip, until,
 };
 
 pub(crate) const TESTS: &[Test] = &tests![
@@ -25,6 +25,8 @@ pub(crate) const TESTS: &[Test] = &tests![
     a_session_expires_once_in_all_ledgers,
     every_node_shows_the_sums_of_all_ledgers_and_each_part,
     a_key_that_cools_at_one_node_cools_at_the_other,
+    a_killed_node_is_missed_for_a_day_or_until_an_operator_forgets_it,
+    a_report_is_repeated_and_comes_late_where_the_session_was,
 ];
 
 const NOBODY: u32 = 65_534;
@@ -263,5 +265,74 @@ fn a_key_that_cools_at_one_node_cools_at_the_other() {
             assert_eq!(reply.shortages[0].reason(), v1::ShortageReason::AllCooling);
             assert!(reply.shortages[0].retry_after.is_some(), "{reply:?}");
         }
+    });
+}
+
+fn a_killed_node_is_missed_for_a_day_or_until_an_operator_forgets_it() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let [mut a, mut b] = two_nodes(&redis).await;
+        selected(&mut b.client, select("s1", &[OPENAI], 1)).await;
+        shows(&mut a, "s1", own_uid(), &b.id()).await;
+        b.kill();
+        let name = format!("keys:node:{{{}}}", b.id());
+        let command = format!("redis-cli del '{name}'");
+        let is_said = async |a: &mut Node, expected: bool| {
+            until("the other node says so, or does not", async || {
+                let health = health(&mut a.client).await;
+                let says = health.notes.iter().any(|note| note.contains(&command));
+                let is_ok = health.status() == v1::HealthStatus::Ok;
+                (health.nodes.len() == 1 && says == expected && is_ok != expected).then_some(())
+            })
+            .await;
+        };
+        is_said(&mut a, true).await;
+        let heartbeat: u64 = redis.ask(&["HGET", &name, "heartbeat"]).unwrap();
+        for (hours, expected) in [(25, false), (23, true)] {
+            let earlier = (heartbeat - hours * 3_600_000).to_string();
+            redis.ask::<()>(&["HSET", &name, "heartbeat", &earlier]).unwrap();
+            is_said(&mut a, expected).await;
+        }
+        redis.ask::<()>(&["DEL", &name]).unwrap();
+        until("it is forgotten", async || {
+            let health = health(&mut a.client).await;
+            let nodes: Vec<String> = redis.ask(&["SMEMBERS", "keys:nodes"]).unwrap();
+            (health.nodes.is_empty() && health.notes.is_empty() && nodes == [a.id()]).then_some(())
+        })
+        .await;
+        b.restart().await;
+        shows(&mut a, "s1", own_uid(), &b.id()).await;
+        is_said(&mut a, false).await;
+    });
+}
+
+/// What docs/redis.md says that nodes do not share.
+fn a_report_is_repeated_and_comes_late_where_the_session_was() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let [mut a, mut b] = two_nodes(&redis).await;
+        let taken = selected(&mut a.client, select("s1", &[OPENAI], 1)).await;
+        a.client.track_usage(report("s1", &taken[0], "e1")).await.unwrap();
+        shows(&mut b, "s1", own_uid(), &a.id()).await;
+        let more = selected(&mut b.client, select("s1", &[ANTHROPIC], 1)).await;
+        shows(&mut a, "s1", own_uid(), &b.id()).await;
+        a.client.track_usage(report("s1", &taken[0], "e1")).await.unwrap();
+        assert_eq!(a.picture().await.totals.lifetime.unwrap().requests, 1, "it counts once");
+        shows(&mut b, "s1", own_uid(), &a.id()).await;
+        b.client.release_key(release("s1")).await.unwrap();
+        for (place, key) in [&taken[0], &more[0]].into_iter().enumerate() {
+            let late = report("s1", key, &format!("late-{place}"));
+            assert!(b.client.track_usage(late).await.unwrap().into_inner().late);
+        }
+        selected(&mut a.client, select("s2", &[OPENAI], 1)).await;
+        shows(&mut b, "s2", own_uid(), &a.id()).await;
+        a.client.release_key(release("s2")).await.unwrap();
+        until("the other node knows of the end", async || {
+            (b.picture().await.totals.sessions_live == 0).then_some(())
+        })
+        .await;
+        let late = report("s2", &taken[0], "late");
+        let error = b.client.track_usage(late).await.unwrap_err();
+        assert_eq!(reason(&error), (Code::NotFound, "SESSION_NOT_FOUND".into()));
     });
 }

@@ -15,14 +15,18 @@ use crate::redis::names;
 /// How often what several nodes share is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
+/// After so many announcements the server is looked at again.
+const CHECK_EVERY: u32 = 60;
+
 const TWICE: &str = "another server announces itself as this node: is it a copy of this node's \
                      state directory? Stop one of the two; a new node begins with an empty one";
 
 /// What is remembered from announcement to announcement.
 #[derive(Default)]
 pub(crate) struct Presence {
-    /// The connection that was looked at.
-    checked: Option<u64>,
+    /// The connection over which the server was looked at, and how many
+    /// announcements ago.
+    checked: Option<(u64, u32)>,
     /// Whether the others were told.
     joined: bool,
     /// Whether this process announced the node before.
@@ -76,13 +80,18 @@ impl Shared {
         Ok(Announced { mark_seq, clock_moved, warnings })
     }
 
-    /// Looks at the server once for each connection to it.
+    /// Looks at the server with each new connection to it, and now and then:
+    /// its settings may change.
     async fn check_anew(&self, presence: &mut Presence) -> Result<(), Fault> {
         let number = self.publisher.number().await?;
-        if presence.checked != Some(number) {
-            presence.warnings = self.check().await?;
-            presence.checked = Some(number);
+        let checked = presence.checked.filter(|(checked, _)| *checked == number);
+        let ago = checked.map(|(_, ago)| ago + 1);
+        if let Some(ago) = ago.filter(|ago| *ago < CHECK_EVERY) {
+            presence.checked = Some((number, ago));
+            return Ok(());
         }
+        presence.warnings = self.check(checked.is_none()).await?;
+        presence.checked = Some((number, 0));
         Ok(())
     }
 
@@ -127,19 +136,24 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells the others, once and after a loss.
+    /// Sees to it that the node is in the list of nodes: others may have lost
+    /// it, or taken it out. They are told when it was not, once, and after a
+    /// loss of the rest.
     async fn join(&self, presence: &mut Presence, was_there: bool) -> Result<(), Fault> {
         if !was_there {
             presence.pools = None;
-            presence.renewed = None;
-        } else if presence.joined {
-            return Ok(());
         }
-        presence.joined = false;
+        // Told again after an answer that was lost.
+        let was_told = std::mem::take(&mut presence.joined);
         let node = self.node();
-        let commands =
-            [command("SADD", &[names::NODES, node]), command("PUBLISH", &[names::JOINED, node])];
-        self.publisher.ask(&commands).await?;
+        let added = self.publisher.ask_one(command("SADD", &[names::NODES, node])).await?;
+        let is_new = from_redis_value::<bool>(added)? || !was_there;
+        if is_new {
+            presence.renewed = None;
+        }
+        if is_new || !was_told {
+            self.publisher.ask_one(command("PUBLISH", &[names::JOINED, node])).await?;
+        }
         presence.joined = true;
         Ok(())
     }
@@ -183,10 +197,8 @@ impl Shared {
         let kept = names::KEPT_MS.to_string();
         let shared = [names::NODES.to_owned(), names::POOLS.to_owned()];
         let pools = presence.pools.iter().flatten().map(|pool| names::pool(pool));
-        let mut commands = vec![command("SADD", &[names::NODES, self.node()])];
-        commands.extend(
-            shared.into_iter().chain(pools).map(|name| command("PEXPIRE", &[&name, &kept])),
-        );
+        let names = shared.into_iter().chain(pools);
+        let commands: Vec<Cmd> = names.map(|name| command("PEXPIRE", &[&name, &kept])).collect();
         self.publisher.ask(&commands).await?;
         presence.renewed = Some(Instant::now());
         Ok(())

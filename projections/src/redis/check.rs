@@ -10,7 +10,8 @@ const VERSION_MIN: (u32, u32) = (6, 2);
 impl Shared {
     /// Looks at the server: refuses one that is too old, and answers what an
     /// operator should know, in words. What the node may not see is left out.
-    pub(crate) async fn check(&self) -> Result<Vec<String>, Fault> {
+    /// What is only good to know is logged the first time.
+    pub(crate) async fn check(&self, is_first: bool) -> Result<Vec<String>, Fault> {
         let info = match self.publisher.ask_one(redis::cmd("INFO")).await {
             Ok(info) => from_redis_value::<String>(info)?,
             Err(fault) if fault.is_not_offered() => return Ok(Vec::new()),
@@ -22,14 +23,20 @@ impl Shared {
                 "it is version {version}: use Redis 6.2 or later, or Valkey"
             )));
         }
-        let saves = if info.field("aof_enabled") == Some("0") { self.saves().await? } else { None };
-        if saves.as_deref() == Some("") {
+        if is_first && info.field("aof_enabled") == Some("0") {
+            self.tell_whether_it_saves().await?;
+        }
+        Ok([eviction(&info), replica(&info)].into_iter().flatten().collect())
+    }
+
+    async fn tell_whether_it_saves(&self) -> Result<(), Fault> {
+        if self.saves().await?.as_deref() == Some("") {
             tracing::info!(
                 "Redis keeps nothing on disk: after a restart of it everything is published again \
                  (harmless; appendonly yes avoids it)"
             );
         }
-        Ok([eviction(&info), replica(&info)].into_iter().flatten().collect())
+        Ok(())
     }
 
     /// When the server saves everything, as its settings say it.

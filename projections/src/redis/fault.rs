@@ -24,6 +24,9 @@ pub(crate) enum Fault {
     Unavailable(String, Cow<'static, str>),
     /// What is stored is not what was written.
     Corrupt(String),
+    /// What another node published under this name is not what was written,
+    /// and why.
+    Unreadable(String, String),
     /// A server that is not used.
     Foreign(String),
 }
@@ -44,6 +47,17 @@ impl Fault {
     /// A file of the settings that cannot be read.
     pub(crate) fn file(path: &Path, error: impl std::fmt::Display) -> Self {
         Self::File(path.to_owned(), error.to_string())
+    }
+
+    /// The fault, when it was met in what another node published under `name`.
+    pub(crate) fn in_what_is_called(self, name: &str) -> Self {
+        match self {
+            Self::Corrupt(reason) => Self::Unreadable(name.to_owned(), reason),
+            Self::Redis(error) if code(&error) == "WRONGTYPE" => {
+                Self::Unreadable(name.to_owned(), said(&error))
+            }
+            other => other,
+        }
     }
 
     /// Whether the server did not know the script, and did nothing.
@@ -74,6 +88,14 @@ impl Fault {
         let (reason, advice) = match self {
             Self::Corrupt(reason) => {
                 let (reason, advice) = (short(reason), ADVICE_CORRUPT.into());
+                return ProjectionError::Corrupt { store, reason, advice };
+            }
+            Self::Unreadable(name, reason) => {
+                let reason = short(format!("{name}: {reason}"));
+                let advice = format!(
+                    "run redis-cli del '{name}' there; its node, if it runs, writes it again"
+                )
+                .into();
                 return ProjectionError::Corrupt { store, reason, advice };
             }
             Self::Foreign(reason) => {

@@ -8,6 +8,10 @@ use crate::redis::Shared;
 use crate::redis::announce::{command, fleet_ms};
 use crate::redis::fault::Fault;
 use crate::redis::names;
+use crate::redis::settings::RedisMode;
+
+/// What a node says of itself: version, position, heartbeat, whether it left.
+type Fields = (Option<String>, Option<String>, Option<String>, Option<String>);
 
 impl Shared {
     /// The other nodes; those of which nothing is left are forgotten.
@@ -21,21 +25,25 @@ impl Shared {
         let now = fleet_ms(from_redis_value(answers.next().unwrap_or(redis::Value::Nil))?);
         let (mut others, mut gone) = (Vec::new(), Vec::new());
         for (node, answer) in nodes.into_iter().zip(answers) {
-            type Fields = (Option<String>, Option<u64>, Option<u64>, Option<u64>);
-            let (version, seq, heartbeat, left): Fields = from_redis_value(answer)?;
-            match heartbeat {
-                Some(heartbeat) => others.push(OtherNode {
-                    node: Arc::from(node),
-                    version: version.unwrap_or_default(),
-                    mark_seq: seq,
-                    silent_for: Duration::from_millis(now.saturating_sub(heartbeat)),
-                    has_left: left.is_some(),
-                }),
+            match other(&node, from_redis_value(answer)?, now) {
+                Some(other) => others.push(other),
                 None => gone.push(node),
             }
         }
         self.forget(&gone).await?;
         Ok(others)
+    }
+
+    /// The command that deletes what a node says of itself: whoever looks next
+    /// takes it out of the rest.
+    pub(crate) fn how_to_forget(&self, node: &str) -> String {
+        let database = self.settings.urls.first().map_or(0, |url| url.database);
+        let place = match (&self.settings.mode, database) {
+            (RedisMode::Cluster, _) => " -c".to_owned(),
+            (_, 0) => String::new(),
+            (_, database) => format!(" -n {database}"),
+        };
+        format!("redis-cli{place} del '{}'", names::node(node))
     }
 
     /// Says that this node ends.
@@ -65,6 +73,20 @@ impl Shared {
         self.reader.ask(&commands).await?;
         Ok(())
     }
+}
+
+/// None when nothing is left of the node. What is no number is taken for none:
+/// the node writes it again, or has been silent since ever.
+fn other(node: &str, fields: Fields, now: u64) -> Option<OtherNode> {
+    let (version, seq, heartbeat, left) = fields;
+    let heartbeat = heartbeat?.parse().unwrap_or(0);
+    Some(OtherNode {
+        node: Arc::from(node),
+        version: version.unwrap_or_default(),
+        mark_seq: seq.and_then(|seq| seq.parse().ok()),
+        silent_for: Duration::from_millis(now.saturating_sub(heartbeat)),
+        has_left: left.is_some(),
+    })
 }
 
 fn look_at(node: &str) -> Cmd {

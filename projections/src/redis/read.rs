@@ -24,16 +24,22 @@ impl Shared {
     ) -> Result<Option<u64>, Fault> {
         let offset = self.known_offset().await?;
         let Some(before) = self.seq_of(node).await? else { return Ok(None) };
-        self.read_hash(&names::keys(node), offset, take_key, page).await?;
-        self.read_hash(&names::sessions(node), offset, take_session, page).await?;
+        for (name, take) in
+            [(names::keys(node), take_key as Take), (names::sessions(node), take_session)]
+        {
+            let read = self.read_hash(&name, offset, take, page).await;
+            read.map_err(|fault| fault.in_what_is_called(&name))?;
+        }
         // Rows that were cleared meanwhile are not all there.
         let after = self.seq_of(node).await?;
         Ok(after.filter(|after| *after >= before).map(|_| before))
     }
 
     async fn seq_of(&self, node: &str) -> Result<Option<u64>, Fault> {
-        let seq = self.reader.ask_one(command("HGET", &[&names::node(node), "seq"])).await?;
-        Ok(from_redis_value(seq)?)
+        let name = names::node(node);
+        let seq = self.reader.ask_one(command("HGET", &[&name, "seq"])).await;
+        let seq = seq.and_then(|seq| Ok(from_redis_value(seq)?));
+        seq.map_err(|fault| fault.in_what_is_called(&name))
     }
 
     async fn read_hash(
@@ -48,7 +54,7 @@ impl Shared {
             let scan = command("HSCAN", &[name, &cursor, "COUNT", PAGE_ROWS]);
             let (next, fields): (String, Vec<(String, String)>) =
                 from_redis_value(self.reader.ask_one(scan).await?)?;
-            page(rows(name, &fields, offset, take)?);
+            page(rows(&fields, offset, take)?);
             if next == "0" {
                 return Ok(());
             }
@@ -57,16 +63,11 @@ impl Shared {
     }
 }
 
-fn rows(
-    name: &str,
-    fields: &[(String, String)],
-    offset: Offset,
-    take: Take,
-) -> Result<NodeRows, Fault> {
+fn rows(fields: &[(String, String)], offset: Offset, take: Take) -> Result<NodeRows, Fault> {
     let mut rows = NodeRows::default();
     for (field, value) in fields {
         take(&mut rows, field, value, offset)
-            .map_err(|error| Fault::Corrupt(format!("{name}, field {field}: {error}")))?;
+            .map_err(|error| Fault::Corrupt(format!("field {field}: {error}")))?;
     }
     Ok(rows)
 }

@@ -243,6 +243,19 @@ pub(crate) fn operators_are_told_what_they_should_change() {
     assert_eq!(Node::new(&server.url(), "one").announce().warnings, [""; 0]);
 }
 
+pub(crate) fn what_an_operator_changes_at_the_server_is_noticed_within_a_minute() {
+    let server = RedisServer::start(&["maxmemory 100mb"]).unwrap();
+    let one = Node::new(&server.url(), "one");
+    // One a second.
+    let a_minute_later = || (0..60).map(|_| one.announce().warnings.join("\n")).last().unwrap();
+    assert_eq!(one.announce().warnings, [""; 0]);
+    for (policy, expected) in [("allkeys-lru", true), ("noeviction", false)] {
+        server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", policy]).unwrap();
+        let warnings = a_minute_later();
+        assert_eq!(warnings.contains("maxmemory-policy allkeys-lru"), expected, "{warnings}");
+    }
+}
+
 pub(crate) fn two_processes_of_one_node_are_noticed() {
     let server = server();
     let before = Node::new(&server.url(), "one");

@@ -60,6 +60,25 @@ pub(crate) fn a_node_that_joins_is_heard_of() {
     assert_eq!(wait(listen.next()).unwrap(), News::Joined { node: "one".into() });
 }
 
+pub(crate) fn a_list_of_nodes_that_was_lost_is_there_with_the_next_announcement() {
+    let server = server();
+    let (one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));
+    two.announce();
+    one.announce();
+    one.announce();
+    let mut listen = wait(two.fleet.listen()).unwrap();
+    server.ask::<()>(&["DEL", "keys:nodes"]).unwrap();
+    one.announce();
+    assert_eq!(wait(listen.next()).unwrap(), News::Joined { node: "one".into() });
+    assert_eq!(wait(two.fleet.others()).unwrap().len(), 1);
+    let ms: i64 = server.ask(&["PTTL", "keys:nodes"]).unwrap();
+    assert!(ms > 0, "it does not expire");
+    // As when another node took it for gone while it announced itself.
+    server.ask::<()>(&["SREM", "keys:nodes", "one"]).unwrap();
+    one.announce();
+    assert_eq!(wait(listen.next()).unwrap(), News::Joined { node: "one".into() });
+}
+
 pub(crate) fn others_are_named_with_mark_and_silence() {
     let server = server();
     let (mut one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));
@@ -103,7 +122,8 @@ pub(crate) fn a_node_that_is_gone_is_forgotten() {
     wait(two.fleet.announce(&status)).unwrap();
     let of_pool = hash(&server, "keys:pool:openai/gpt-4o");
     assert_eq!(of_pool["one"], "keys=3 usable=2 cooling=1 at_cap=0");
-    // As when nobody renewed it for seven days.
+    // As when nobody renewed it for seven days, or an operator typed it.
+    assert_eq!(two.fleet.how_to_forget("one"), "redis-cli del 'keys:node:{one}'");
     server.ask::<()>(&["DEL", "keys:node:{one}"]).unwrap();
     assert_eq!(wait(two.fleet.others()).unwrap(), []);
     let nodes: Vec<String> = server.ask(&["SMEMBERS", "keys:nodes"]).unwrap();
@@ -209,6 +229,25 @@ pub(crate) fn a_row_that_cannot_be_read_is_named() {
     assert!(matches!(refused, ProjectionError::Corrupt { .. }), "{refused}");
     let text = refused.to_string();
     assert!(text.contains("keys:keys:{one}") && text.contains(&id), "{text}");
+    assert!(text.contains("redis-cli del 'keys:keys:{one}'"), "{text}");
+    server.ask::<()>(&["DEL", "keys:keys:{one}"]).unwrap();
+    assert_eq!(one.announce().mark_seq, None, "it writes them again");
+    server.ask::<()>(&["SET", "keys:keys:{one}", "something else"]).unwrap();
+    server.ask::<()>(&["HSET", "keys:node:{one}", "seq", "1"]).unwrap();
+    let refused = two.try_read("one").unwrap_err();
+    assert!(matches!(refused, ProjectionError::Corrupt { .. }), "{refused}");
+}
+
+pub(crate) fn a_node_that_says_nonsense_of_itself_hides_no_other() {
+    let server = server();
+    let (one, two) = (Node::new(&server.url(), "one"), Node::new(&server.url(), "two"));
+    let three = Node::new(&server.url(), "three");
+    [&one, &two, &three].into_iter().for_each(|node| drop(node.announce()));
+    server.ask::<()>(&["HSET", "keys:node:{one}", "seq", "x", "heartbeat", "y"]).unwrap();
+    let others = wait(two.fleet.others()).unwrap();
+    let mut others: Vec<_> = others.iter().map(|one| (&*one.node, one.mark_seq)).collect();
+    others.sort_unstable();
+    assert_eq!(others, [("one", None), ("three", None)]);
 }
 
 pub(crate) fn a_node_that_published_nothing_is_read_as_none() {

@@ -23,6 +23,13 @@ fn documented(heading: &str) -> BTreeSet<String> {
     rows.map(|row| row.split('`').next().unwrap().to_owned()).collect()
 }
 
+/// What the table of keys says that there are at most of one.
+fn bound(name: &str) -> String {
+    let row = PAGE.lines().find(|line| line.starts_with(&format!("| `{name}`")));
+    let bound = row.and_then(|row| row.split(" | ").nth(3));
+    bound.unwrap_or_else(|| panic!("the page has a bound of {name}")).to_owned()
+}
+
 /// The names that stand in the place of what differs.
 fn general(name: &str) -> String {
     let name = name.replace("{one}", "{<node>}").replace(&key_id(1).to_string(), "<key>");
@@ -56,6 +63,7 @@ pub(crate) fn every_key_and_field_is_on_the_page_and_nothing_else_is() {
     wait(one.fleet.leave()).unwrap();
     let fields: BTreeSet<String> = hash(&server, "keys:node:{one}").into_keys().collect();
     assert_eq!(fields, documented("What a node says of itself"));
+    assert_eq!(bound("keys:node:{<node>}"), format!("{} fields", fields.len()));
     let value = |name: &str, field: &str| -> Value {
         serde_json::from_str(&hash(&server, name)[field]).unwrap()
     };
@@ -63,6 +71,10 @@ pub(crate) fn every_key_and_field_is_on_the_page_and_nothing_else_is() {
     assert_eq!(members(&key), documented("A key"));
     let session = value("keys:sessions:{one}", "1000/session-of-tests-0001");
     let ended = value("keys:sessions:{one}", "1000/session-of-tests-0002");
+    let of_sessions = bound("keys:sessions:{<node>}");
+    for setting in ["`sessions_max`", "`ended_sessions_max`"] {
+        assert!(of_sessions.contains(setting), "live and ended ones are there: {of_sessions}");
+    }
     let fields: BTreeSet<String> = &members(&session) | &members(&ended);
     assert_eq!(fields, documented("A session"));
     assert_eq!(members(&session["spent"]["openai/gpt-4o"][key_id(1).to_string()]).len(), 5);

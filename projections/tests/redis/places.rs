@@ -133,6 +133,28 @@ pub(crate) fn a_server_of_a_cluster_that_comes_back_empty_is_filled_again() {
     assert_eq!(one.announce().mark_seq, Some(2));
 }
 
+pub(crate) fn a_list_of_nodes_that_a_cluster_lost_is_there_again() {
+    let mut servers = start_cluster().unwrap();
+    let settings = |node| {
+        let mut settings = cluster_settings(&servers, node);
+        settings.timeout = Duration::from_millis(500);
+        settings
+    };
+    let (one, two) = (Node::with(settings("one")), Node::with(settings("two")));
+    one.announce();
+    two.announce();
+    let has_list = |server: &RedisServer| server.ask::<bool>(&["EXISTS", "keys:nodes"]);
+    let holder = servers.iter().position(|server| has_list(server).is_ok_and(|has| has));
+    let holder = &mut servers[holder.unwrap()];
+    holder.kill().unwrap();
+    holder.resume().unwrap();
+    eventually("both are in the list again", || {
+        let announced = one.try_announce().is_ok() && two.try_announce().is_ok();
+        let nodes = holder.ask::<Vec<String>>(&["SMEMBERS", "keys:nodes"]).ok()?;
+        (announced && nodes.len() == 2).then_some(())
+    });
+}
+
 /// Gives the slot of a name to another server; what was in it is lost.
 fn move_slot(servers: &[RedisServer], name: &str) {
     let slot: u64 = servers[0].ask(&["CLUSTER", "KEYSLOT", name]).unwrap();
@@ -162,6 +184,7 @@ pub(crate) fn a_unix_socket_and_another_database_are_used() {
     one.write(1, &some_rows(1, one.now()));
     assert_eq!(two.read("one").0, Some(1));
     assert_eq!(elsewhere.read("one").0, None);
+    assert_eq!(two.fleet.how_to_forget("one"), "redis-cli -n 3 del 'keys:node:{one}'");
     assert_eq!(wait(two.fleet.others()).unwrap().len(), 1);
 }
 

@@ -123,8 +123,11 @@ impl Follower {
         if from.is_some() && applied == from {
             self.engine.learn(node, rows);
             self.applied.insert(Arc::clone(node), to);
-        } else if from.is_none() || applied.is_none_or(|applied| applied < to) {
-            // Something is missing.
+        } else if (from.is_none() || applied.is_none_or(|applied| applied < to))
+            && !self.fleet.unread.has(node)
+        {
+            // Something is missing. What could not be read is tried again by the
+            // next look, not with each piece of news.
             self.read(node).await?;
         }
         Ok(())
@@ -155,6 +158,7 @@ impl Follower {
             .filter_map(|other| Some((Arc::clone(&other.node), other.mark_seq?)))
             .collect();
         self.forget_gone(&others);
+        self.fleet.unread.keep(&others);
         self.fleet.saw(others);
         Ok(())
     }
@@ -162,6 +166,9 @@ impl Follower {
     /// Whether rows of a node are missing here. News may be on the way: what is
     /// missing was there at the last look already.
     fn is_behind(&self, other: &OtherNode) -> bool {
+        if self.fleet.unread.has(&other.node) {
+            return true;
+        }
         let Some(applied) = self.applied.get(&other.node) else { return other.mark_seq.is_some() };
         self.seen.get(&other.node).is_some_and(|seen| applied < seen)
     }
@@ -186,11 +193,19 @@ impl Follower {
     }
 
     /// Reads a node as a whole. Nothing is learned from a reading that breaks
-    /// off: what is known stays.
+    /// off, or from one with a row that cannot be read: what is known stays.
     async fn read(&mut self, node: &Arc<str>) -> Result<(), ProjectionError> {
         let mut pages = Vec::new();
         let mut keep = |rows: NodeRows| pages.push(rows);
-        let Some(seq) = self.fleet.port.read(node, &mut keep).await? else {
+        let seq = match self.fleet.port.read(node, &mut keep).await {
+            Err(error @ ProjectionError::Corrupt { .. }) => {
+                self.fleet.unread.put(node, &error);
+                return Ok(());
+            }
+            read => read?,
+        };
+        self.fleet.unread.take(node);
+        let Some(seq) = seq else {
             self.applied.remove(node);
             return Ok(());
         };

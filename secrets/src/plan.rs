@@ -108,6 +108,12 @@ pub fn plan(
     Ok(plan)
 }
 
+/// Whether losing `lost_count` of `count` keys looks like an accident: more
+/// than half of them.
+pub fn is_too_many(lost_count: usize, count: usize) -> bool {
+    lost_count * 2 > count
+}
+
 fn guard(
     stored: &[StoredKey],
     import: &Import,
@@ -120,7 +126,7 @@ fn guard(
     if import.keys.is_empty() {
         return Err(Refusal::Empty { source_name, listed_count });
     }
-    if withdrawn_count * 2 > listed_count {
+    if is_too_many(withdrawn_count, listed_count) {
         return Err(Refusal::TooManyWithdrawn { source_name, listed_count, withdrawn_count });
     }
     Ok(())

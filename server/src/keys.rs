@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use key_server_core::{Decide, KeyId, SyncKeys, Synced};
 use key_server_ledger::Caller;
 use key_server_secrets::{
     CsvLimits, Force, Import, OfflineCopy, Plan, Problem, SecretKey, SecretStore, SecretStoreError,
-    StoredKey, import_csv, plan,
+    StoredKey, import_csv, is_too_many, plan,
 };
 
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use crate::policy::{self, PolicyError, Source};
 const CONFLICTS_MAX: u32 = 5;
 const CONFLICT: &str = "STORE_CONFLICT";
 const DENIED: &str = "STORE_DENIED";
+/// Not on the wire: a look has no caller.
+const TOO_FEW: &str = "STORE_TOO_FEW";
 /// How long to wait for a store that is away: at first, and at most.
 const TRY_AGAIN_FIRST: Duration = Duration::from_millis(500);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(15);
@@ -42,6 +44,7 @@ pub struct Keys {
     reloading: tokio::sync::Mutex<()>,
     /// Why the CSV that should be in force is not, if so.
     notes: Mutex<Vec<String>>,
+    standing: Mutex<Standing>,
     readiness: watch::Sender<Readiness>,
     /// How often to look whether somebody else changed the store.
     poll: Duration,
@@ -58,6 +61,17 @@ pub struct OfflineKeys {
     pub copy: OfflineCopy,
     /// How old it may be.
     pub stale_max: Duration,
+}
+
+/// How what is served stands to what the store last gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It is that, and so is the copy.
+    InForce,
+    /// It may be something else: the next look takes over what the store holds.
+    Behind,
+    /// It is something else: the store holds too little, in these words.
+    Withheld(String),
 }
 
 /// Whether there are credentials to give.
@@ -176,6 +190,7 @@ impl Keys {
             csv,
             reloading: tokio::sync::Mutex::default(),
             notes: Mutex::default(),
+            standing: Mutex::new(Standing::Behind),
             readiness: watch::Sender::new(Readiness::Waiting("the server is starting".into())),
             poll: POLL_DEFAULT,
             offline: None,
@@ -262,11 +277,18 @@ impl Keys {
         self.served.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
+    fn served_count(&self) -> usize {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// What somebody should look at, in words.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Readiness::Stale(as_of_ms) = *self.readiness.borrow() {
             notes.push(format!("the keys are a copy of {}", wall_text(as_of_ms)));
+        }
+        if let Standing::Withheld(reason) = &*self.standing() {
+            notes.push(reason.clone());
         }
         notes
     }
@@ -338,13 +360,33 @@ impl Keys {
         u128::from(age_ms) > max.as_millis()
     }
 
-    /// Keeps what the store gave for a start without it.
-    async fn keep_copy(&self, keys: &[StoredKey]) {
-        let Some(offline) = &self.offline else { return };
-        let kept = offline.copy.save(keys, self.engine.clock.wall_ms()).await;
-        if let Err(error) = kept {
-            tracing::warn!("the copy of the keys cannot be kept: {error}");
+    /// Keeps what the store gave for a start without it; whether that worked.
+    async fn keep_copy(&self, keys: &[StoredKey]) -> bool {
+        let Some(offline) = &self.offline else { return true };
+        is_kept(offline.copy.save(keys, self.engine.clock.wall_ms()).await)
+    }
+
+    /// Says that the copy is what the store held at `as_of_ms`.
+    fn touch_copy(&self, as_of_ms: i64) {
+        if let Some(offline) = &self.offline {
+            is_kept(offline.copy.touch(as_of_ms));
         }
+    }
+
+    /// Why these keys are not served without force, if so: many are gone, and
+    /// none came for them.
+    fn too_few(&self, keys: &[StoredKey], force: bool) -> Option<String> {
+        let served_count = self.served_count();
+        let lost_count = served_count.saturating_sub(keys.len());
+        let is_refused = !force && is_too_many(lost_count, served_count);
+        is_refused.then(|| {
+            format!(
+                "the {} store would leave {} of {served_count} keys, so more than half would go: \
+                 restore the keys there, or if this is meant: key-server reload --force",
+                self.store.name(),
+                keys.len(),
+            )
+        })
     }
 
     /// Serves what the store holds.
@@ -355,8 +397,18 @@ impl Keys {
     ) -> Result<Synced, ServiceError> {
         let copied = if self.offline.is_some() { keys.clone() } else { Vec::new() };
         let synced = self.serve(caller, keys).await?;
-        self.keep_copy(&copied).await;
+        let is_kept = self.keep_copy(&copied).await;
+        *self.standing() = if is_kept { Standing::InForce } else { Standing::Behind };
         Ok(synced)
+    }
+
+    /// Serves what the store holds, though nobody asked for it.
+    async fn take_over(&self, stored: Vec<StoredKey>) -> Result<Synced, ServiceError> {
+        if let Some(reason) = self.too_few(&stored, false) {
+            *self.standing() = Standing::Withheld(reason.clone());
+            return Err(ServiceError::new(ErrorKind::Unavailable, TOO_FEW, reason));
+        }
+        self.serve_stored(None, stored).await
     }
 
     /// Waits for a store that was away at the start, then looks again and again
@@ -394,19 +446,21 @@ impl Keys {
 
     /// Takes over what somebody else changed in the store.
     async fn look(&self) {
-        let changed = self.store.has_changed().await;
-        self.observe(&changed);
-        if changed == Ok(false)
-            && let Some(offline) = &self.offline
-            && let Err(error) = offline.copy.touch(self.engine.clock.wall_ms())
-        {
-            tracing::warn!("the copy of the keys cannot be kept: {error}");
-        }
-        if changed == Ok(true) {
-            match self.resync().await {
-                Ok(()) => tracing::info!("the keys were changed in the store; they are in force"),
-                Err(error) => tracing::warn!("the keys were changed in the store: {error}"),
+        let as_of_ms = self.engine.clock.wall_ms();
+        if self.is_in_force() {
+            let changed = self.store.has_changed().await;
+            self.observe(&changed);
+            match changed {
+                // Unless a reload came between.
+                Ok(false) if self.is_in_force() => return self.touch_copy(as_of_ms),
+                Ok(true) => {}
+                _ => return,
             }
+        }
+        match self.resync().await {
+            Ok(synced) if synced == Synced::default() => {}
+            Ok(_) => tracing::info!("the keys were changed in the store; they are in force"),
+            Err(error) => tracing::warn!("the keys were changed in the store: {error}"),
         }
     }
 
@@ -414,11 +468,11 @@ impl Keys {
         let stored = self.load().await?;
         let is_missing = !self.csv.path.try_exists().unwrap_or(true);
         if is_missing && !self.csv.is_expected {
-            if stored.is_empty() {
+            if stored.is_empty() && self.served_count() == 0 {
                 let store = self.store.name();
                 return Err(KeysError::None { path: self.csv.path.clone(), store });
             }
-            self.serve_stored(None, stored).await?;
+            self.take_over(stored).await?;
             return Ok(());
         }
         let reload = Reload { path: None, force: false, dry_run: false };
@@ -454,7 +508,7 @@ impl Keys {
         tracing::error!("the CSV is not in force; serving the keys that the store held");
         self.set_notes(notes);
         let stored = self.load().await?;
-        self.serve_stored(None, stored).await?;
+        self.take_over(stored).await?;
         Ok(())
     }
 
@@ -526,6 +580,9 @@ impl Keys {
         reload: &Reload,
         stored: Vec<StoredKey>,
     ) -> Result<Reloaded, ServiceError> {
+        if let Some(refusal) = self.too_few(&stored, reload.force) {
+            return Ok(Reloaded { refusal: Some(refusal), ..Reloaded::default() });
+        }
         let count = stored.len();
         let synced = if reload.dry_run {
             self.would_serve(&stored)
@@ -572,6 +629,10 @@ impl Keys {
             }
         };
         let keys = planned(stored, &plan);
+        if let Some(refusal) = self.too_few(&keys, reload.force) {
+            let refusal = Some(refusal);
+            return Ok(Reloaded { problems: import.problems, refusal, ..Reloaded::default() });
+        }
         let count = keys.len();
         let synced = if reload.dry_run {
             self.would_serve(&keys)
@@ -619,15 +680,15 @@ impl Keys {
         Ok(synced)
     }
 
-    /// Makes what is served follow the store after memory was made anew.
+    /// Makes what is served follow the store, unless that lost too much: then
+    /// [`Keys::notes`] says so.
     ///
     /// # Errors
     /// As [`Keys::reload`].
-    pub async fn resync(&self) -> Result<(), ServiceError> {
+    pub async fn resync(&self) -> Result<Synced, ServiceError> {
         let _one_at_a_time = self.reloading.lock().await;
         let stored = self.load().await.map_err(|error| store_failed(&error))?;
-        self.serve_stored(None, stored).await?;
-        Ok(())
+        self.take_over(stored).await
     }
 
     /// Nothing is committed to the store while the ledger cannot tell of it.
@@ -654,7 +715,9 @@ impl Keys {
         Ok(import)
     }
 
+    /// What the store holds, which is not served yet.
     async fn load(&self) -> Result<Vec<StoredKey>, SecretStoreError> {
+        self.falls_behind();
         let loaded = self.store.load().await;
         self.observe(&loaded);
         loaded
@@ -664,6 +727,23 @@ impl Keys {
         match result {
             Ok(_) => self.backend.works(),
             Err(error) => self.backend.fails(BackendState::Unavailable, error),
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_in_force(&self) -> bool {
+        *self.standing() == Standing::InForce
+    }
+
+    /// The store is asked, or written to, and what it then holds may never be
+    /// served. What was withheld still is.
+    fn falls_behind(&self) {
+        let mut standing = self.standing();
+        if *standing == Standing::InForce {
+            *standing = Standing::Behind;
         }
     }
 
@@ -685,6 +765,14 @@ fn policy_refused(error: PolicyError) -> Reloaded {
     };
     let problems = error.problems.into_iter().map(problem).collect();
     Reloaded { problems, refusal: Some(refusal), ..Reloaded::default() }
+}
+
+/// Whether the copy of the keys was written; says why not.
+fn is_kept(written: Result<(), SecretStoreError>) -> bool {
+    if let Err(error) = &written {
+        tracing::warn!("the copy of the keys cannot be kept: {error}");
+    }
+    written.is_ok()
 }
 
 fn wall_text(ms: i64) -> String {

@@ -11,7 +11,7 @@ use key_server_testkit::vault::VaultServer;
 
 use crate::nodes::{Node, run};
 use crate::support::{self, CSV, until};
-use crate::vaults::{at, delete, entries, home_in, put};
+use crate::vaults::{at, delete, entries, home_in, listed_count, put};
 
 pub(crate) const TESTS: &[Test] = &tests![
     a_key_changed_by_hand_is_in_force_by_itself,
@@ -19,6 +19,9 @@ pub(crate) const TESTS: &[Test] = &tests![
     two_nodes_that_import_at_the_same_moment_lose_nothing,
     an_unchanged_csv_writes_nothing_to_vault,
     keys_are_copied_from_one_store_to_another_and_back,
+    what_a_dry_run_saw_comes_in_force_by_itself,
+    what_a_refused_reload_saw_comes_in_force_by_itself,
+    what_an_import_wrote_before_vault_was_sealed_comes_in_force,
 ];
 
 /// `key-server store migrate …`; what it said.
@@ -169,5 +172,64 @@ fn an_unchanged_csv_writes_nothing_to_vault() {
         node.restart().await;
         reload(&mut node).await;
         assert_eq!(entries(&vault, "same").await, before);
+    });
+}
+
+fn what_a_dry_run_saw_comes_in_force_by_itself() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        let home = home_in(&vault, "dry", CSV).await.with("KEY_SERVER_VAULT_POLL", "4s");
+        let mut node = Node::start(home).await;
+        let count = served(&mut node).await.len();
+        put(&vault, "dry", "team-a", "sk-fake-by-hand-1").await;
+        let request = v1::ReloadKeysRequest { dry_run: true, ..Default::default() };
+        let would = node.client.reload_keys(request).await.unwrap().into_inner();
+        assert_eq!((would.success, would.added), (true, 1));
+        assert_eq!(served(&mut node).await.len(), count, "nothing changed yet");
+        serves(&mut node, count + 1).await;
+    });
+}
+
+fn what_a_refused_reload_saw_comes_in_force_by_itself() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        put(&vault, "refused", "team-a", "sk-fake-by-hand-1").await;
+        let home = home_in(&vault, "refused", CSV).await.with("KEY_SERVER_VAULT_POLL", "4s");
+        let mut node = Node::start(home).await;
+        let count = served(&mut node).await.len();
+        node.home.write_csv("provider,model,api_key\nOpenAI,gpt-4o,\n").unwrap();
+        delete(&vault, "refused", "team-a").await;
+        let refused = node.client.reload_keys(v1::ReloadKeysRequest::default()).await.unwrap();
+        assert!(!refused.into_inner().success);
+        assert_eq!(served(&mut node).await.len(), count, "nothing changed yet");
+        serves(&mut node, count - 1).await;
+    });
+}
+
+const IMPORTED_COUNT: usize = 2_000;
+
+fn what_an_import_wrote_before_vault_was_sealed_comes_in_force() {
+    run(async {
+        let vault = VaultServer::stored().await;
+        let home = home_in(&vault, "sealed", &csv_of(0..3)).await;
+        let mut node = Node::start(home).await;
+        node.home.write_csv(&csv_of(0..IMPORTED_COUNT)).unwrap();
+        let sealing = async {
+            until("a part of it is written", async || {
+                (listed_count(&vault, "sealed").await > 20).then_some(())
+            })
+            .await;
+            vault.seal().await;
+        };
+        let mut client = node.connect().await;
+        let importing = client.reload_keys(v1::ReloadKeysRequest::default());
+        let (refused, ()) = tokio::join!(importing, sealing);
+        refused.expect_err("Vault is sealed");
+        assert_eq!(served(&mut node).await.len(), 3, "nothing of it is in force");
+        vault.unseal().await;
+        let written = listed_count(&vault, "sealed").await;
+        assert!((20..IMPORTED_COUNT).contains(&written), "{written}");
+        serves(&mut node, written).await;
+        assert_eq!(reload(&mut node).await.0, i32::try_from(IMPORTED_COUNT - written).unwrap());
     });
 }

@@ -300,6 +300,7 @@ impl Keys {
     /// [`KeysError`]; with a CSV that is bad and a store that has keys the
     /// store's are served, and [`Keys::notes`] says so.
     pub async fn start(&self) -> Result<(), KeysError> {
+        let _one_at_a_time = self.reloading.lock().await;
         match self.try_start().await {
             Ok(()) => {
                 self.is_loaded();
@@ -421,27 +422,37 @@ impl Keys {
         while !self.is_fresh() {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(TRY_AGAIN_MAX);
-            match self.try_start().await {
-                Ok(()) => {
-                    tracing::info!("the keys are loaded");
-                    self.is_loaded();
-                }
-                Err(error) => {
-                    tracing::warn!("the store is still away, trying again in {pause:?}: {error}");
-                    self.readiness.send_if_modified(|readiness| match readiness {
-                        Readiness::Waiting(reason) => {
-                            *reason = error.to_string();
-                            true
-                        }
-                        _ => false,
-                    });
-                }
+            if let Err(error) = self.start_late().await {
+                tracing::warn!("the store is still away, trying again in {pause:?}: {error}");
+                self.waits_for(&error);
             }
         }
         loop {
             tokio::time::sleep(self.poll).await;
             self.look().await;
         }
+    }
+
+    /// Starts with the store after all, unless a reload did meanwhile.
+    async fn start_late(&self) -> Result<(), KeysError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        if !self.is_fresh() {
+            self.try_start().await?;
+            tracing::info!("the keys are loaded");
+            self.is_loaded();
+        }
+        Ok(())
+    }
+
+    /// There is nothing to give yet, for this reason.
+    fn waits_for(&self, error: &KeysError) {
+        self.readiness.send_if_modified(|readiness| match readiness {
+            Readiness::Waiting(reason) => {
+                *reason = error.to_string();
+                true
+            }
+            _ => false,
+        });
     }
 
     /// Takes over what somebody else changed in the store.
@@ -464,6 +475,7 @@ impl Keys {
         }
     }
 
+    /// Nobody reloads meanwhile.
     async fn try_start(&self) -> Result<(), KeysError> {
         let stored = self.load().await?;
         let is_missing = !self.csv.path.try_exists().unwrap_or(true);
@@ -554,10 +566,11 @@ impl Keys {
         let stored = self.load().await.map_err(|error| store_failed(&error))?;
         let path = reload.path.as_deref().unwrap_or(&self.csv.path);
         let is_missing = !path.try_exists().unwrap_or(true);
-        if is_missing && reload.path.is_none() && !self.csv.is_expected {
-            return self.reload_store(caller, reload, stored).await;
-        }
-        let reloaded = self.import(caller, reload, stored).await?;
+        let reloaded = if is_missing && reload.path.is_none() && !self.csv.is_expected {
+            self.reload_store(caller, reload, stored).await?
+        } else {
+            self.import(caller, reload, stored).await?
+        };
         if reloaded.refusal.is_none() && !reload.dry_run {
             self.set_notes(Vec::new());
             self.is_loaded();
@@ -587,9 +600,7 @@ impl Keys {
         let synced = if reload.dry_run {
             self.would_serve(&stored)
         } else {
-            let synced = self.serve_stored(caller, stored).await?;
-            self.is_loaded();
-            synced
+            self.serve_stored(caller, stored).await?
         };
         Ok(Reloaded::of(&synced, count))
     }

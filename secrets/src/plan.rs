@@ -236,6 +236,23 @@ fn shared_facts(key: &ImportedKey, stored: &KeyFacts, source: &Arc<str>) -> KeyF
     }
 }
 
+/// The facts of a key that comes from another store, `stored` here already
+/// for other sources: their models and sources stay, and what `coming` leaves
+/// empty. Without other sources `coming` counts alone.
+pub fn united(coming: &KeyFacts, stored: &KeyFacts) -> KeyFacts {
+    let is_shared = stored.sources.iter().any(|source| !lists(coming, source));
+    if !is_shared {
+        return coming.clone();
+    }
+    KeyFacts {
+        models: union(&stored.models, &coming.models),
+        max_holders: coming.max_holders.or(stored.max_holders),
+        label: coming.label.clone().or_else(|| stored.label.clone()),
+        sources: union(&stored.sources, &coming.sources),
+        ..coming.clone()
+    }
+}
+
 fn union<T: Clone + Ord>(one: &[T], other: &[T]) -> Vec<T> {
     let mut all: Vec<T> = one.iter().chain(other).cloned().collect();
     all.sort_unstable();

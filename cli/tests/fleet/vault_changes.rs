@@ -8,6 +8,8 @@ use key_server_testkit::process::Home;
 use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
 use key_server_testkit::vault::VaultServer;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use crate::nodes::{Node, run};
 use crate::support::{self, CSV, until};
@@ -19,6 +21,8 @@ pub(crate) const TESTS: &[Test] = &tests![
     two_nodes_that_import_at_the_same_moment_lose_nothing,
     an_unchanged_csv_writes_nothing_to_vault,
     keys_are_copied_from_one_store_to_another_and_back,
+    nodes_that_migrate_to_one_vault_unite_their_sources_and_models,
+    a_migration_from_nothing_is_refused_and_what_is_only_asked_makes_nothing,
     what_a_dry_run_saw_comes_in_force_by_itself,
     what_a_refused_reload_saw_comes_in_force_by_itself,
     what_an_import_wrote_before_vault_was_sealed_comes_in_force,
@@ -59,6 +63,60 @@ fn keys_are_copied_from_one_store_to_another_and_back() {
         };
         assert_eq!(names(entries(&vault, "second").await), keys);
         assert_eq!(entries(&vault, "second").await, entries(&vault, "first").await);
+    });
+}
+
+/// A node that kept its keys in its own file, and is to keep them in Vault.
+async fn to_migrate(vault: &VaultServer, csv: &str) -> (String, Home) {
+    let mut node = Node::start(support::home(csv)).await;
+    node.kill();
+    let id = node.id();
+    (id, at(node.home, vault, "joined").with("VAULT_TOKEN", vault.root_token()))
+}
+
+fn nodes_that_migrate_to_one_vault_unite_their_sources_and_models() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        let (a, first) = to_migrate(&vault, &csv_of(0..3)).await;
+        let others = csv_of(1..4).replace("gpt-4o", "o3");
+        let (b, second) = to_migrate(&vault, &others).await;
+        let arguments = ["--from", "age", "--to", "vault", "--yes"];
+        let added = "3 keys added, 0 changed, 0 unchanged, 0 only in the target";
+        assert_eq!(migrate(&first, &arguments), added);
+        let united = "1 key added, 2 changed, 0 unchanged, 1 only in the target";
+        assert_eq!(migrate(&second, &arguments), united);
+        for home in [&first, &second] {
+            assert!(migrate(home, &arguments).starts_with("0 keys added, 0 changed, 3 unchanged"));
+        }
+        let mut both = [format!("csv@{a}"), format!("csv@{b}")];
+        both.sort();
+        let entries = entries(&vault, "joined").await;
+        let united: Vec<_> = entries.iter().filter(|(_, _, sources)| sources == &both).collect();
+        assert_eq!((entries.len(), united.len()), (4, 2), "{entries:?}");
+        let path = format!("secret/data/joined/{}", united[0].0);
+        let entry = vault.admin(Method::GET, &path, Value::Null).await;
+        assert_eq!(entry["data"]["data"]["models"], json!(["openai/gpt-4o", "openai/o3"]));
+        let (mut a, mut b) = tokio::join!(Node::start(first), Node::start(second));
+        assert_eq!(serves(&mut a, 4).await, serves(&mut b, 4).await);
+    });
+}
+
+fn a_migration_from_nothing_is_refused_and_what_is_only_asked_makes_nothing() {
+    run(async {
+        let vault = VaultServer::dev().await;
+        put(&vault, "nothing", "team-a", "sk-fake-by-hand-1").await;
+        let home = at(support::home(CSV), &vault, "nothing");
+        let home = home.with("VAULT_TOKEN", vault.root_token());
+        std::fs::create_dir(home.state()).unwrap();
+        for more in [&[][..], &["--yes"]] {
+            let arguments = ["store", "migrate", "--from", "age", "--to", "vault"];
+            let ended = support::run(home.command(&[&arguments[..], more].concat()));
+            assert_eq!(ended.code, Some(2), "{ended:?}");
+            assert!(ended.error.contains("there is no age store in"), "{ended:?}");
+        }
+        let would = "1 key would be added, 0 would be changed, 0 unchanged, 0 only in the target";
+        assert_eq!(migrate(&home, &["--from", "vault", "--to", "age"]), would);
+        assert_eq!(std::fs::read_dir(home.state()).unwrap().count(), 0);
     });
 }
 

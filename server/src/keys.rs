@@ -277,10 +277,6 @@ impl Keys {
         self.served.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
-    fn served_count(&self) -> usize {
-        self.served.read().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
     /// What somebody should look at, in words.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -319,7 +315,8 @@ impl Keys {
         let readiness = match self.serve_copy().await {
             Some(as_of_ms) => {
                 let as_of = wall_text(as_of_ms);
-                tracing::warn!("serving the copy of the keys of {as_of}: {error}");
+                let is_too_old = self.is_too_old(as_of_ms);
+                tracing::warn!(is_too_old, "there is a copy of the keys of {as_of}: {error}");
                 Readiness::Stale(as_of_ms)
             }
             None => {
@@ -330,16 +327,12 @@ impl Keys {
         self.readiness.send_replace(readiness);
     }
 
-    /// Serves what the store last gave; answers when that was.
+    /// Has what the store last gave, and says when that was. Of a copy that is
+    /// too old nothing is given: see [`Keys::check_ready`].
     async fn serve_copy(&self) -> Option<i64> {
         let copy = &self.offline.as_ref()?.copy;
         let (keys, as_of_ms) = match copy.load().await {
             Ok(None) => return None,
-            Ok(Some((_, as_of_ms))) if self.is_too_old(as_of_ms) => {
-                let as_of = wall_text(as_of_ms);
-                tracing::warn!("the copy of {as_of} is older than offline_stale_max: not served");
-                return None;
-            }
             Ok(Some(loaded)) => loaded,
             Err(error) => {
                 tracing::warn!("the copy of the keys cannot be used: {error}");
@@ -374,12 +367,12 @@ impl Keys {
         }
     }
 
-    /// Why these keys are not served without force, if so: many are gone, and
-    /// none came for them.
+    /// Why these keys are not served without force, if so: many of those that
+    /// are given now are gone, and none came for them.
     fn too_few(&self, keys: &[StoredKey], force: bool) -> Option<String> {
-        let served_count = self.served_count();
+        let served_count = self.served.read().unwrap_or_else(PoisonError::into_inner).len();
         let lost_count = served_count.saturating_sub(keys.len());
-        let is_refused = !force && is_too_many(lost_count, served_count);
+        let is_refused = !force && self.is_ready() && is_too_many(lost_count, served_count);
         is_refused.then(|| {
             format!(
                 "the {} store would leave {} of {served_count} keys, so more than half would go: \
@@ -480,7 +473,7 @@ impl Keys {
         let stored = self.load().await?;
         let is_missing = !self.csv.path.try_exists().unwrap_or(true);
         if is_missing && !self.csv.is_expected {
-            if stored.is_empty() && self.served_count() == 0 {
+            if stored.is_empty() && !self.is_ready() {
                 let store = self.store.name();
                 return Err(KeysError::None { path: self.csv.path.clone(), store });
             }

@@ -33,7 +33,7 @@ pub use settings::{KvVersion, SecretId, SignIn, VaultSettings, VaultTls};
 /// How many broken entries one message names.
 const BROKEN_NAMED_MAX: usize = 5;
 /// How long it may take to read all entries.
-const LOAD_TIME_MAX: Duration = Duration::from_mins(10);
+const LOAD_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// A [`SecretStore`] in HashiCorp Vault: one entry of a KV engine per key.
 ///

@@ -17,6 +17,8 @@ pub(crate) fn failure(status: &Status, socket: &Path) -> Failure {
             Failure::new(exit, format!("the connection to {} broke: {message}", socket.display()))
         }
         (_, "") => Failure::new(exit, format!("the server refused: {}", status.code())),
+        // Our server's own words: its user was checked.
+        (_, message) if info.is_some() => Failure::of_lines(exit, message),
         (_, message) => Failure::new(exit, message),
     };
     let failure = match info {
@@ -59,6 +61,19 @@ mod tests {
         assert_eq!(failure.message, "in words");
         assert_eq!(failure.details, ["reason SESSIONS_FULL (ResourceExhausted)"]);
         assert_eq!(failure.hints, ["try again in 2s"]);
+    }
+
+    #[test]
+    fn a_policy_in_a_refusal_comes_in_lines_that_can_be_pasted() {
+        let details = ErrorDetails::with_error_info("STORE_DENIED", "keyserver.v1", []);
+        let message = "no permission; give it this policy:\n\npath \"a\" {}\npath \"b\" {}\n";
+        let status = Status::with_error_details(Code::Unavailable, message, details);
+        let failure = failure(&status, Path::new("/k"));
+        assert_eq!(failure.message, "no permission; give it this policy:");
+        let reason = "reason STORE_DENIED (Unavailable)";
+        assert_eq!(failure.details, ["path \"a\" {}", "path \"b\" {}", reason]);
+        let theirs = Status::with_error_details(Code::Internal, message, ErrorDetails::new());
+        assert_eq!(super::failure(&theirs, Path::new("/k")).message, message);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! for the one at hand.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use key_server_core::KeyId;
 use key_server_secrets::{
-    Change, Rotated, SecretStore, SecretStoreError, StoredKey, rotate_identity,
+    AgeFileStore, Change, Rotated, SecretStore, SecretStoreError, StoredKey, rotate_identity,
+    united,
 };
 use serde_json::json;
 
@@ -20,7 +22,8 @@ use crate::settings::{self, Resolved, SettingsArgs};
 
 pub(crate) const MIGRATE_EXAMPLES: &str = "\
 Copies keys with all their facts; what is only in the target stays there, and
-nothing is removed from the source. Without --yes nothing is written. What was
+nothing is removed from the source. Of a key that others brought there, too,
+models and sources are united. Without --yes nothing is written. What was
 done before is not done again, so an interrupted migration is simply repeated;
 at the end the target is read back and compared.
 
@@ -94,6 +97,8 @@ enum StoreName {
 /// What a migration has to do.
 #[derive(Default)]
 struct Todo {
+    /// What the target is to hold in the end.
+    wanted: Vec<StoredKey>,
     put: Vec<StoredKey>,
     added: usize,
     changed: usize,
@@ -178,15 +183,41 @@ async fn migrate(
     resolved: &Resolved,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let (from, to) = (open(args.from, resolved)?, open(args.to, resolved)?);
+    let Some(from) = open_if_there(args.from, resolved)? else {
+        return Err(nothing_there(&state_dir(resolved)?));
+    };
     let source = from.load().await.map_err(failed)?;
-    let todo = todo(&source, &to.load().await.map_err(failed)?);
-    if args.yes {
+    // What is only asked about is not made.
+    let to =
+        if args.yes { Some(open(args.to, resolved)?) } else { open_if_there(args.to, resolved)? };
+    let target = match &to {
+        Some(to) => to.load().await.map_err(failed)?,
+        None => Vec::new(),
+    };
+    let todo = todo(&source, &target);
+    if let Some(to) = to.filter(|_| args.yes) {
         write(&*to, &todo.put, output).await?;
-        verify(&source, &to.load().await.map_err(failed)?)?;
+        verify(&todo.wanted, &to.load().await.map_err(failed)?)?;
     }
     tell(args, &todo, output)?;
     Ok(Exit::Ok)
+}
+
+/// None when it is the age store and was never written; opening it would make
+/// an identity.
+fn open_if_there(
+    name: StoreName,
+    resolved: &Resolved,
+) -> Result<Option<Box<dyn SecretStore>>, Failure> {
+    match name {
+        StoreName::Age if !AgeFileStore::is_at(&state_dir(resolved)?) => Ok(None),
+        _ => open(name, resolved).map(Some),
+    }
+}
+
+fn nothing_there(state_dir: &Path) -> Failure {
+    let message = format!("there is no age store in {}, so no keys to copy", state_dir.display());
+    Failure::usage(message).hint("name the node's state directory with --state-dir")
 }
 
 fn open(name: StoreName, resolved: &Resolved) -> Result<Box<dyn SecretStore>, Failure> {
@@ -203,15 +234,21 @@ fn todo(source: &[StoredKey], target: &[StoredKey]) -> Todo {
     let there: HashMap<KeyId, &StoredKey> = target.iter().map(|key| (key.id(), key)).collect();
     let mut todo = Todo::default();
     for key in source {
-        match there.get(&key.id()) {
-            Some(other) if other.facts == key.facts => {
-                todo.equal += 1;
-                continue;
-            }
-            Some(_) => todo.changed += 1,
-            None => todo.added += 1,
+        let Some(other) = there.get(&key.id()) else {
+            todo.added += 1;
+            todo.put.push(key.clone());
+            todo.wanted.push(key.clone());
+            continue;
+        };
+        let facts = Arc::new(united(&key.facts, &other.facts));
+        let wanted = StoredKey { facts, secret: Arc::clone(&key.secret) };
+        if wanted.facts == other.facts {
+            todo.equal += 1;
+        } else {
+            todo.changed += 1;
+            todo.put.push(wanted.clone());
         }
-        todo.put.push(key.clone());
+        todo.wanted.push(wanted);
     }
     todo.only_there = target.len() - todo.equal - todo.changed;
     todo
@@ -234,16 +271,16 @@ async fn write(
     Ok(())
 }
 
-/// Every key of the source is in the target, with the same facts and the same
+/// Every wanted key is in the target, with the same facts and the same
 /// credential.
-fn verify(source: &[StoredKey], target: &[StoredKey]) -> Result<(), Failure> {
+fn verify(wanted: &[StoredKey], target: &[StoredKey]) -> Result<(), Failure> {
     let there: HashMap<KeyId, &StoredKey> = target.iter().map(|key| (key.id(), key)).collect();
     let differs = |key: &&StoredKey| {
         there.get(&key.id()).is_none_or(|other| {
             other.facts != key.facts || other.secret.expose() != key.secret.expose()
         })
     };
-    let wrong: Vec<&StoredKey> = source.iter().filter(differs).collect();
+    let wrong: Vec<&StoredKey> = wanted.iter().filter(differs).collect();
     if wrong.is_empty() {
         return Ok(());
     }
@@ -272,7 +309,7 @@ fn tell(args: &MigrateArgs, todo: &Todo, output: &mut Output) -> Result<(), Fail
     ))?;
     output.flush()?;
     if args.yes {
-        output.note("the target was read back: every key is there as in the source");
+        output.note("the target was read back: every key of the source is there");
     } else {
         output.note("nothing was written; --yes does it");
     }

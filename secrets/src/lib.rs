@@ -12,6 +12,7 @@
 mod age_file;
 mod atomic_file;
 mod csv;
+mod limits;
 mod offline_copy;
 mod plan;
 mod private_file;
@@ -26,7 +27,7 @@ pub use async_trait::async_trait;
 pub use age_file::{AgeFileStore, IdentitySource, Rotated, rotate_identity};
 pub use csv::{CsvLimits, Import, ImportedKey, Problem, Severity, import_csv};
 pub use offline_copy::OfflineCopy;
-pub use plan::{Force, Plan, Refusal, Summary, plan};
+pub use plan::{Force, Plan, Refusal, Summary, is_too_many, plan, united};
 pub use private_file::read_secret_file;
 pub use secret_key::{SecretKey, key_id};
 pub use store::{SecretStore, SecretStoreError};

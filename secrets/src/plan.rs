@@ -108,6 +108,12 @@ pub fn plan(
     Ok(plan)
 }
 
+/// Whether losing `lost_count` of `count` keys looks like an accident: more
+/// than half of them.
+pub fn is_too_many(lost_count: usize, count: usize) -> bool {
+    lost_count * 2 > count
+}
+
 fn guard(
     stored: &[StoredKey],
     import: &Import,
@@ -120,7 +126,7 @@ fn guard(
     if import.keys.is_empty() {
         return Err(Refusal::Empty { source_name, listed_count });
     }
-    if withdrawn_count * 2 > listed_count {
+    if is_too_many(withdrawn_count, listed_count) {
         return Err(Refusal::TooManyWithdrawn { source_name, listed_count, withdrawn_count });
     }
     Ok(())
@@ -227,6 +233,23 @@ fn shared_facts(key: &ImportedKey, stored: &KeyFacts, source: &Arc<str>) -> KeyF
         max_holders: key.max_holders.or(stored.max_holders),
         label: key.label.clone().or_else(|| stored.label.clone()),
         sources: union(&stored.sources, std::slice::from_ref(source)),
+    }
+}
+
+/// The facts of a key that comes from another store, `stored` here already
+/// for other sources: their models and sources stay, and what `coming` leaves
+/// empty. Without other sources `coming` counts alone.
+pub fn united(coming: &KeyFacts, stored: &KeyFacts) -> KeyFacts {
+    let is_shared = stored.sources.iter().any(|source| !lists(coming, source));
+    if !is_shared {
+        return coming.clone();
+    }
+    KeyFacts {
+        models: union(&stored.models, &coming.models),
+        max_holders: coming.max_holders.or(stored.max_holders),
+        label: coming.label.clone().or_else(|| stored.label.clone()),
+        sources: union(&stored.sources, &coming.sources),
+        ..coming.clone()
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use key_server_core::{Decide, KeyId, SyncKeys, Synced};
 use key_server_ledger::Caller;
 use key_server_secrets::{
     CsvLimits, Force, Import, OfflineCopy, Plan, Problem, SecretKey, SecretStore, SecretStoreError,
-    StoredKey, import_csv, plan,
+    StoredKey, import_csv, is_too_many, plan,
 };
 
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use crate::policy::{self, PolicyError, Source};
 const CONFLICTS_MAX: u32 = 5;
 const CONFLICT: &str = "STORE_CONFLICT";
 const DENIED: &str = "STORE_DENIED";
+/// Not on the wire: a look has no caller.
+const TOO_FEW: &str = "STORE_TOO_FEW";
 /// How long to wait for a store that is away: at first, and at most.
 const TRY_AGAIN_FIRST: Duration = Duration::from_millis(500);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(15);
@@ -42,6 +44,7 @@ pub struct Keys {
     reloading: tokio::sync::Mutex<()>,
     /// Why the CSV that should be in force is not, if so.
     notes: Mutex<Vec<String>>,
+    standing: Mutex<Standing>,
     readiness: watch::Sender<Readiness>,
     /// How often to look whether somebody else changed the store.
     poll: Duration,
@@ -58,6 +61,17 @@ pub struct OfflineKeys {
     pub copy: OfflineCopy,
     /// How old it may be.
     pub stale_max: Duration,
+}
+
+/// How what is served stands to what the store last gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It is that, and so is the copy.
+    InForce,
+    /// It may be something else: the next look takes over what the store holds.
+    Behind,
+    /// It is something else: the store holds too little, in these words.
+    Withheld(String),
 }
 
 /// Whether there are credentials to give.
@@ -176,6 +190,7 @@ impl Keys {
             csv,
             reloading: tokio::sync::Mutex::default(),
             notes: Mutex::default(),
+            standing: Mutex::new(Standing::Behind),
             readiness: watch::Sender::new(Readiness::Waiting("the server is starting".into())),
             poll: POLL_DEFAULT,
             offline: None,
@@ -268,6 +283,9 @@ impl Keys {
         if let Readiness::Stale(as_of_ms) = *self.readiness.borrow() {
             notes.push(format!("the keys are a copy of {}", wall_text(as_of_ms)));
         }
+        if let Standing::Withheld(reason) = &*self.standing() {
+            notes.push(reason.clone());
+        }
         notes
     }
 
@@ -278,6 +296,7 @@ impl Keys {
     /// [`KeysError`]; with a CSV that is bad and a store that has keys the
     /// store's are served, and [`Keys::notes`] says so.
     pub async fn start(&self) -> Result<(), KeysError> {
+        let _one_at_a_time = self.reloading.lock().await;
         match self.try_start().await {
             Ok(()) => {
                 self.is_loaded();
@@ -296,7 +315,8 @@ impl Keys {
         let readiness = match self.serve_copy().await {
             Some(as_of_ms) => {
                 let as_of = wall_text(as_of_ms);
-                tracing::warn!("serving the copy of the keys of {as_of}: {error}");
+                let is_too_old = self.is_too_old(as_of_ms);
+                tracing::warn!(is_too_old, "there is a copy of the keys of {as_of}: {error}");
                 Readiness::Stale(as_of_ms)
             }
             None => {
@@ -307,16 +327,12 @@ impl Keys {
         self.readiness.send_replace(readiness);
     }
 
-    /// Serves what the store last gave; answers when that was.
+    /// Has what the store last gave, and says when that was. Of a copy that is
+    /// too old nothing is given: see [`Keys::check_ready`].
     async fn serve_copy(&self) -> Option<i64> {
         let copy = &self.offline.as_ref()?.copy;
         let (keys, as_of_ms) = match copy.load().await {
             Ok(None) => return None,
-            Ok(Some((_, as_of_ms))) if self.is_too_old(as_of_ms) => {
-                let as_of = wall_text(as_of_ms);
-                tracing::warn!("the copy of {as_of} is older than offline_stale_max: not served");
-                return None;
-            }
             Ok(Some(loaded)) => loaded,
             Err(error) => {
                 tracing::warn!("the copy of the keys cannot be used: {error}");
@@ -338,13 +354,33 @@ impl Keys {
         u128::from(age_ms) > max.as_millis()
     }
 
-    /// Keeps what the store gave for a start without it.
-    async fn keep_copy(&self, keys: &[StoredKey]) {
-        let Some(offline) = &self.offline else { return };
-        let kept = offline.copy.save(keys, self.engine.clock.wall_ms()).await;
-        if let Err(error) = kept {
-            tracing::warn!("the copy of the keys cannot be kept: {error}");
+    /// Keeps what the store gave for a start without it; whether that worked.
+    async fn keep_copy(&self, keys: &[StoredKey]) -> bool {
+        let Some(offline) = &self.offline else { return true };
+        is_kept(offline.copy.save(keys, self.engine.clock.wall_ms()).await)
+    }
+
+    /// Says that the copy is what the store held at `as_of_ms`.
+    fn touch_copy(&self, as_of_ms: i64) {
+        if let Some(offline) = &self.offline {
+            is_kept(offline.copy.touch(as_of_ms));
         }
+    }
+
+    /// Why these keys are not served without force, if so: many of those that
+    /// are given now are gone, and none came for them.
+    fn too_few(&self, keys: &[StoredKey], force: bool) -> Option<String> {
+        let served_count = self.served.read().unwrap_or_else(PoisonError::into_inner).len();
+        let lost_count = served_count.saturating_sub(keys.len());
+        let is_refused = !force && self.is_ready() && is_too_many(lost_count, served_count);
+        is_refused.then(|| {
+            format!(
+                "the {} store would leave {} of {served_count} keys, so more than half would go: \
+                 restore the keys there, or if this is meant: key-server reload --force",
+                self.store.name(),
+                keys.len(),
+            )
+        })
     }
 
     /// Serves what the store holds.
@@ -355,8 +391,18 @@ impl Keys {
     ) -> Result<Synced, ServiceError> {
         let copied = if self.offline.is_some() { keys.clone() } else { Vec::new() };
         let synced = self.serve(caller, keys).await?;
-        self.keep_copy(&copied).await;
+        let is_kept = self.keep_copy(&copied).await;
+        *self.standing() = if is_kept { Standing::InForce } else { Standing::Behind };
         Ok(synced)
+    }
+
+    /// Serves what the store holds, though nobody asked for it.
+    async fn take_over(&self, stored: Vec<StoredKey>) -> Result<Synced, ServiceError> {
+        if let Some(reason) = self.too_few(&stored, false) {
+            *self.standing() = Standing::Withheld(reason.clone());
+            return Err(ServiceError::new(ErrorKind::Unavailable, TOO_FEW, reason));
+        }
+        self.serve_stored(None, stored).await
     }
 
     /// Waits for a store that was away at the start, then looks again and again
@@ -369,21 +415,9 @@ impl Keys {
         while !self.is_fresh() {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(TRY_AGAIN_MAX);
-            match self.try_start().await {
-                Ok(()) => {
-                    tracing::info!("the keys are loaded");
-                    self.is_loaded();
-                }
-                Err(error) => {
-                    tracing::warn!("the store is still away, trying again in {pause:?}: {error}");
-                    self.readiness.send_if_modified(|readiness| match readiness {
-                        Readiness::Waiting(reason) => {
-                            *reason = error.to_string();
-                            true
-                        }
-                        _ => false,
-                    });
-                }
+            if let Err(error) = self.start_late().await {
+                tracing::warn!("the store is still away, trying again in {pause:?}: {error}");
+                self.waits_for(&error);
             }
         }
         loop {
@@ -392,33 +426,58 @@ impl Keys {
         }
     }
 
+    /// Starts with the store after all, unless a reload did meanwhile.
+    async fn start_late(&self) -> Result<(), KeysError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        if !self.is_fresh() {
+            self.try_start().await?;
+            tracing::info!("the keys are loaded");
+            self.is_loaded();
+        }
+        Ok(())
+    }
+
+    /// There is nothing to give yet, for this reason.
+    fn waits_for(&self, error: &KeysError) {
+        self.readiness.send_if_modified(|readiness| match readiness {
+            Readiness::Waiting(reason) => {
+                *reason = error.to_string();
+                true
+            }
+            _ => false,
+        });
+    }
+
     /// Takes over what somebody else changed in the store.
     async fn look(&self) {
-        let changed = self.store.has_changed().await;
-        self.observe(&changed);
-        if changed == Ok(false)
-            && let Some(offline) = &self.offline
-            && let Err(error) = offline.copy.touch(self.engine.clock.wall_ms())
-        {
-            tracing::warn!("the copy of the keys cannot be kept: {error}");
-        }
-        if changed == Ok(true) {
-            match self.resync().await {
-                Ok(()) => tracing::info!("the keys were changed in the store; they are in force"),
-                Err(error) => tracing::warn!("the keys were changed in the store: {error}"),
+        let as_of_ms = self.engine.clock.wall_ms();
+        if self.is_in_force() {
+            let changed = self.store.has_changed().await;
+            self.observe(&changed);
+            match changed {
+                // Unless a reload came between.
+                Ok(false) if self.is_in_force() => return self.touch_copy(as_of_ms),
+                Ok(true) => {}
+                _ => return,
             }
+        }
+        match self.resync().await {
+            Ok(synced) if synced == Synced::default() => {}
+            Ok(_) => tracing::info!("the keys were changed in the store; they are in force"),
+            Err(error) => tracing::warn!("the keys were changed in the store: {error}"),
         }
     }
 
+    /// Nobody reloads meanwhile.
     async fn try_start(&self) -> Result<(), KeysError> {
         let stored = self.load().await?;
         let is_missing = !self.csv.path.try_exists().unwrap_or(true);
         if is_missing && !self.csv.is_expected {
-            if stored.is_empty() {
+            if stored.is_empty() && !self.is_ready() {
                 let store = self.store.name();
                 return Err(KeysError::None { path: self.csv.path.clone(), store });
             }
-            self.serve_stored(None, stored).await?;
+            self.take_over(stored).await?;
             return Ok(());
         }
         let reload = Reload { path: None, force: false, dry_run: false };
@@ -454,7 +513,7 @@ impl Keys {
         tracing::error!("the CSV is not in force; serving the keys that the store held");
         self.set_notes(notes);
         let stored = self.load().await?;
-        self.serve_stored(None, stored).await?;
+        self.take_over(stored).await?;
         Ok(())
     }
 
@@ -500,10 +559,11 @@ impl Keys {
         let stored = self.load().await.map_err(|error| store_failed(&error))?;
         let path = reload.path.as_deref().unwrap_or(&self.csv.path);
         let is_missing = !path.try_exists().unwrap_or(true);
-        if is_missing && reload.path.is_none() && !self.csv.is_expected {
-            return self.reload_store(caller, reload, stored).await;
-        }
-        let reloaded = self.import(caller, reload, stored).await?;
+        let reloaded = if is_missing && reload.path.is_none() && !self.csv.is_expected {
+            self.reload_store(caller, reload, stored).await?
+        } else {
+            self.import(caller, reload, stored).await?
+        };
         if reloaded.refusal.is_none() && !reload.dry_run {
             self.set_notes(Vec::new());
             self.is_loaded();
@@ -526,13 +586,14 @@ impl Keys {
         reload: &Reload,
         stored: Vec<StoredKey>,
     ) -> Result<Reloaded, ServiceError> {
+        if let Some(refusal) = self.too_few(&stored, reload.force) {
+            return Ok(Reloaded { refusal: Some(refusal), ..Reloaded::default() });
+        }
         let count = stored.len();
         let synced = if reload.dry_run {
             self.would_serve(&stored)
         } else {
-            let synced = self.serve_stored(caller, stored).await?;
-            self.is_loaded();
-            synced
+            self.serve_stored(caller, stored).await?
         };
         Ok(Reloaded::of(&synced, count))
     }
@@ -572,6 +633,10 @@ impl Keys {
             }
         };
         let keys = planned(stored, &plan);
+        if let Some(refusal) = self.too_few(&keys, reload.force) {
+            let refusal = Some(refusal);
+            return Ok(Reloaded { problems: import.problems, refusal, ..Reloaded::default() });
+        }
         let count = keys.len();
         let synced = if reload.dry_run {
             self.would_serve(&keys)
@@ -619,15 +684,15 @@ impl Keys {
         Ok(synced)
     }
 
-    /// Makes what is served follow the store after memory was made anew.
+    /// Makes what is served follow the store, unless that lost too much: then
+    /// [`Keys::notes`] says so.
     ///
     /// # Errors
     /// As [`Keys::reload`].
-    pub async fn resync(&self) -> Result<(), ServiceError> {
+    pub async fn resync(&self) -> Result<Synced, ServiceError> {
         let _one_at_a_time = self.reloading.lock().await;
         let stored = self.load().await.map_err(|error| store_failed(&error))?;
-        self.serve_stored(None, stored).await?;
-        Ok(())
+        self.take_over(stored).await
     }
 
     /// Nothing is committed to the store while the ledger cannot tell of it.
@@ -654,7 +719,9 @@ impl Keys {
         Ok(import)
     }
 
+    /// What the store holds, which is not served yet.
     async fn load(&self) -> Result<Vec<StoredKey>, SecretStoreError> {
+        self.falls_behind();
         let loaded = self.store.load().await;
         self.observe(&loaded);
         loaded
@@ -664,6 +731,23 @@ impl Keys {
         match result {
             Ok(_) => self.backend.works(),
             Err(error) => self.backend.fails(BackendState::Unavailable, error),
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_in_force(&self) -> bool {
+        *self.standing() == Standing::InForce
+    }
+
+    /// The store is asked, or written to, and what it then holds may never be
+    /// served. What was withheld still is.
+    fn falls_behind(&self) {
+        let mut standing = self.standing();
+        if *standing == Standing::InForce {
+            *standing = Standing::Behind;
         }
     }
 
@@ -685,6 +769,14 @@ fn policy_refused(error: PolicyError) -> Reloaded {
     };
     let problems = error.problems.into_iter().map(problem).collect();
     Reloaded { problems, refusal: Some(refusal), ..Reloaded::default() }
+}
+
+/// Whether the copy of the keys was written; says why not.
+fn is_kept(written: Result<(), SecretStoreError>) -> bool {
+    if let Err(error) = &written {
+        tracing::warn!("the copy of the keys cannot be kept: {error}");
+    }
+    written.is_ok()
 }
 
 fn wall_text(ms: i64) -> String {

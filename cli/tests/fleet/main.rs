@@ -15,6 +15,7 @@ mod sharing;
 mod support;
 mod vault_away;
 mod vault_changes;
+mod vault_losses;
 mod vaults;
 
 use key_server_testkit::redis::RedisServer;
@@ -28,6 +29,6 @@ fn main() {
     suite::run_each([
         (both, canary::TESTS.to_vec()),
         (redis, [sharing::TESTS, caps::TESTS, redis_faults::TESTS, node_kills::TESTS].concat()),
-        (vault, [vault_away::TESTS, vault_changes::TESTS].concat()),
+        (vault, [vault_away::TESTS, vault_changes::TESTS, vault_losses::TESTS].concat()),
     ])
 }

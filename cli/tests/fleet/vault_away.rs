@@ -227,8 +227,12 @@ fn the_copy_is_served_while_vault_is_away_and_refused_when_too_old() {
             }
         })
         .await;
-        assert!(matches!(reason.as_str(), "KEYS_STALE" | "KEYS_NOT_LOADED"), "{reason}");
+        assert_eq!(reason, "KEYS_STALE");
         assert_eq!(code, Code::Unavailable);
+        node.restart().await;
+        let (_, reason, message) = refusal(&mut node).await;
+        assert_eq!(reason, "KEYS_STALE", "{message}");
+        assert!(message.contains("offline_stale_max"), "{message}");
         assert_eq!(health(&mut node.client).await.status(), v1::HealthStatus::Unavailable);
         until("load balancers know", async || {
             (serving(&node).await == ServingStatus::NotServing).then_some(())

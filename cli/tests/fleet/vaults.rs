@@ -39,6 +39,13 @@ pub(crate) async fn delete(vault: &VaultServer, folder: &str, name: &str) {
     vault.admin(Method::DELETE, &format!("secret/data/{folder}/{name}"), Value::Null).await;
 }
 
+/// How many entries a folder has, deleted ones included.
+pub(crate) async fn listed_count(vault: &VaultServer, folder: &str) -> usize {
+    let list = format!("secret/metadata/{folder}?list=true");
+    let listed = vault.admin(Method::GET, &list, Value::Null).await;
+    listed["data"]["keys"].as_array().map_or(0, Vec::len)
+}
+
 /// The entries of a folder: name, version, and who lists the key.
 pub(crate) async fn entries(vault: &VaultServer, folder: &str) -> Vec<(String, u64, Vec<String>)> {
     let list = format!("secret/metadata/{folder}?list=true");

@@ -50,6 +50,11 @@ impl AgeFileStore {
         Ok(Self { file: Arc::new(file) })
     }
 
+    /// Whether there is one in `state_directory`; makes nothing.
+    pub fn is_at(state_directory: &Path) -> bool {
+        state_directory.join(STORE_FILE).exists()
+    }
+
     /// The public half of the identity that new content is encrypted to, as in
     /// `age1…`.
     pub fn recipient(&self) -> String {

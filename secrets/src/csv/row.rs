@@ -11,9 +11,8 @@ use super::plausible;
 use super::problem::Problems;
 use super::rows::{Cell, Content, QuoteFault, Row};
 use crate::SecretKey;
+use crate::limits::{NAME_BYTES_MAX, check_label};
 
-const NAME_BYTES_MAX: usize = 256;
-const LABEL_CHARS_MAX: usize = 128;
 const QUOTED_CHARS_MAX: usize = 12;
 const WEIGHT_DECIMALS_MAX: usize = 3;
 const WEIGHT_DIGITS_MAX: usize = 7;
@@ -250,13 +249,7 @@ fn holders(text: &str) -> Result<NonZeroU32, String> {
 }
 
 fn label(text: &str) -> Result<Arc<str>, String> {
-    let chars_count = text.chars().count();
-    if chars_count > LABEL_CHARS_MAX {
-        return Err(format!("is {chars_count} characters long; use at most {LABEL_CHARS_MAX}"));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(String::from("has control characters or line ends in it; use plain text"));
-    }
+    check_label(text)?;
     if plausible::is_misplaced_secret(text) {
         return Err(String::from(MISPLACED));
     }

@@ -253,7 +253,10 @@ fn lengths_have_limits_and_a_huge_cell_is_an_error() {
             ":2: error: api_key: is 1048576 bytes long, more than 4096; check for a missing line end or quote"
         ]
     );
-    assert_eq!(row(1, 1, 129), [":2: error: label: is 129 characters long; use at most 128"]);
+    assert_eq!(
+        row(1, 1, 129),
+        [":2: error: label: is longer than 128 characters; use a shorter one"]
+    );
 }
 
 #[test]

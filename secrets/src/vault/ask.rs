@@ -1,6 +1,9 @@
 //! Asking with a token, and saying what a refusal means.
 
+use std::time::Duration;
+
 use serde::Deserialize;
+use tokio::time::{Instant, sleep};
 
 use super::fault::{self, Capability};
 use super::http::{Call, Reply};
@@ -8,6 +11,10 @@ use super::kv::{Data, Kv};
 use super::settings::KvVersion;
 use super::sign_in::json;
 use crate::SecretStoreError;
+
+/// How long to wait after a quota refused: at first, and at most.
+const QUOTA_PAUSE_FIRST: Duration = Duration::from_millis(250);
+const QUOTA_PAUSE_MAX: Duration = Duration::from_secs(4);
 
 impl Kv {
     /// Asks with a token; a reply that says no is [`SecretStoreError::Denied`]
@@ -18,13 +25,31 @@ impl Kv {
         needs: Capability,
         hidden: &[&str],
     ) -> Result<Reply, SecretStoreError> {
-        let reply = self.try_ask(call).await?;
+        let reply = self.ask_within_quota(call).await?;
         if let Some(why) = fault::away(&reply, hidden) {
             return Err(self.http.unavailable(&why));
         }
         match reply.status {
             403 => Err(self.denied(call, needs).await),
+            404 if fault::words(&reply, hidden).contains(fault::OTHER_VERSION) => {
+                Err(self.version_changed().await)
+            }
             _ => Ok(reply),
+        }
+    }
+
+    /// Asks again, ever more seldom, while a quota refuses; not for ever.
+    async fn ask_within_quota(&self, call: &Call) -> Result<Reply, SecretStoreError> {
+        let end = Instant::now() + self.quota_wait_max;
+        let mut pause = QUOTA_PAUSE_FIRST;
+        loop {
+            let reply = self.try_ask(call).await?;
+            let wait = reply.retry_after.unwrap_or(pause).max(pause);
+            if !fault::over_quota(&reply) || Instant::now() + wait > end {
+                return Ok(reply);
+            }
+            sleep(wait).await;
+            pause = (pause * 2).min(QUOTA_PAUSE_MAX);
         }
     }
 

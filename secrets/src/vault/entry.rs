@@ -12,6 +12,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::limits::{NAME_BYTES_MAX, NAMES_COUNT_MAX, check_label};
 use crate::{SecretKey, StoredKey, key_id};
 
 /// The source of a key that a person entered in Vault without naming one.
@@ -119,6 +120,7 @@ pub(super) fn check(key: &StoredKey) -> Result<(), Fault> {
     if models.iter().any(|model| model.provider() != provider) {
         return Err(fault("models", "names several providers"));
     }
+    check_bounds(&key.facts)?;
     check_secret(key.secret.expose())?;
     if key_id(provider, &key.secret) != key.id() {
         return Err(fault("api_key", "does not fit the key's id"));
@@ -171,8 +173,29 @@ impl Entry<'_> {
             label: label(&self.label)?,
             sources: sources(&self.sources)?,
         };
+        check_bounds(&facts)?;
         Ok(StoredKey { facts: Arc::new(facts), secret: Arc::new(secret) })
     }
+}
+
+/// What a CSV could not bring either.
+fn check_bounds(facts: &KeyFacts) -> Result<(), Fault> {
+    let is_long = |name: &str| name.len() > NAME_BYTES_MAX;
+    let models = &facts.models;
+    if models.len() > NAMES_COUNT_MAX {
+        return Err(fault("models", "has more than 4096 names"));
+    }
+    if models.iter().any(|model| is_long(model.provider()) || is_long(model.model())) {
+        return Err(fault("models", "has a name that is longer than 256 bytes"));
+    }
+    if facts.sources.len() > NAMES_COUNT_MAX {
+        return Err(fault("sources", "has more than 4096 names"));
+    }
+    if facts.sources.iter().any(|source| is_long(source)) {
+        return Err(fault("sources", "has a name that is longer than 256 bytes"));
+    }
+    let label = facts.label.as_deref().unwrap_or_default();
+    check_label(label).map_err(|what| fault("label", what))
 }
 
 fn check_secret(secret: &str) -> Result<(), Fault> {
@@ -398,6 +421,32 @@ mod tests {
         ] {
             let fault = read(good.replace(from, to).as_bytes()).unwrap_err();
             assert_eq!(fault.field, field, "{from} -> {to}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_bounded_as_those_of_a_csv() {
+        let entry = |field: &str, text: &str| {
+            let value = serde_json::json!({ "models": "openai/o3", "api_key": "sk-fake-0001", field: text });
+            read(value.to_string().as_bytes()).map_err(|fault| fault.field)
+        };
+        let models = |count: usize| {
+            (0..count).map(|number| format!("openai/m{number}")).collect::<Vec<_>>().join(",")
+        };
+        for (field, good, wrong) in [
+            ("label", "ä".repeat(128), "ä".repeat(129)),
+            ("label", "team a".into(), "team\na".into()),
+            ("sources", "s".repeat(256), "s".repeat(257)),
+            (
+                "models",
+                format!("openai/{}", "m".repeat(256)),
+                format!("openai/{}", "m".repeat(257)),
+            ),
+            ("models", models(4_096), models(4_097)),
+            ("sources", models(4_096), models(4_097)),
+        ] {
+            entry(field, &good).unwrap();
+            assert_eq!(entry(field, &wrong).unwrap_err(), field);
         }
     }
 }

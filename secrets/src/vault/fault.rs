@@ -5,6 +5,9 @@ use serde::Deserialize;
 use super::http::Reply;
 use super::settings::KvVersion;
 
+/// What an engine of version 2 says to a question for version 1.
+pub(super) const OTHER_VERSION: &str = "Invalid path for a versioned K/V secrets engine";
+
 const WORDS_CHARS_MAX: usize = 300;
 
 /// What a request needs of a policy.
@@ -88,6 +91,11 @@ pub(super) fn said(reply: &Reply, hidden: &[&str]) -> String {
     }
 }
 
+/// Whether a quota refused; a standby says the same status without a word.
+pub(super) fn over_quota(reply: &Reply) -> bool {
+    reply.status == 429 && !words(reply, &[]).is_empty()
+}
+
 /// Why a reply of this status says that Vault cannot serve now; nothing when
 /// it can.
 pub(super) fn away(reply: &Reply, hidden: &[&str]) -> Option<String> {
@@ -115,7 +123,7 @@ mod tests {
     use super::*;
 
     fn reply(status: u16, body: &str) -> Reply {
-        Reply { status, body: Zeroizing::new(body.as_bytes().to_vec()) }
+        Reply { status, retry_after: None, body: Zeroizing::new(body.as_bytes().to_vec()) }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::error::Error as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Response, Url};
 use tracing::warn;
@@ -71,6 +72,8 @@ impl Call {
 /// What Vault answered.
 pub(super) struct Reply {
     pub(super) status: u16,
+    /// How long to wait before asking again, where it says so in seconds.
+    pub(super) retry_after: Option<Duration>,
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
@@ -198,6 +201,8 @@ impl Http {
         bytes_max: usize,
     ) -> Result<Reply, SecretStoreError> {
         let status = response.status().as_u16();
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let expected =
             usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
         let mut body = Zeroizing::new(Vec::with_capacity(expected.min(bytes_max)));
@@ -212,7 +217,7 @@ impl Http {
             grow(&mut body, chunk.len());
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply { status, body })
+        Ok(Reply { status, retry_after, body })
     }
 
     fn transport(&self, error: &reqwest::Error) -> SecretStoreError {

@@ -1,7 +1,9 @@
 //! The key-value engine: what is asked of it, and what its replies mean.
 
+use std::time::Duration;
+
 use serde::Deserialize;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::entry::{self, Fault};
@@ -13,14 +15,20 @@ use super::sign_in::{self, json};
 use super::token::Tokens;
 use crate::{SecretStoreError, StoredKey};
 
+/// A quota is waited for so many times as long as an answer.
+const QUOTA_WAIT_TIMEOUTS: u32 = 6;
+
 /// One folder of a KV engine, asked with a token of ours.
 pub(super) struct Kv {
     pub(super) http: Http,
     pub(super) tokens: Tokens,
     pub(super) mount: String,
     pub(super) path: String,
+    /// How long one request waits for a quota.
+    pub(super) quota_wait_max: Duration,
     set_version: Option<KvVersion>,
-    version: OnceCell<KvVersion>,
+    /// As Vault said; asked anew when its answers do not fit.
+    version: Mutex<Option<KvVersion>>,
 }
 
 /// What an entry holds.
@@ -105,8 +113,9 @@ impl Kv {
             tokens: Tokens::new(settings),
             mount: settings.mount.clone(),
             path: settings.path.clone(),
+            quota_wait_max: settings.request_timeout * QUOTA_WAIT_TIMEOUTS,
             set_version: settings.kv_version,
-            version: OnceCell::new(),
+            version: Mutex::default(),
         })
     }
 
@@ -115,7 +124,13 @@ impl Kv {
         if let Some(version) = self.set_version {
             return Ok(version);
         }
-        self.version.get_or_try_init(|| self.detect()).await.copied()
+        let mut known = self.version.lock().await;
+        let version = match *known {
+            Some(version) => version,
+            None => self.detect().await?,
+        };
+        *known = Some(version);
+        Ok(version)
     }
 
     /// The names of the folder's entries, deleted ones included.
@@ -287,7 +302,27 @@ impl Kv {
         if words.contains("no handler for route") {
             return Err(self.not_mounted());
         }
-        self.version_set_wrong().await?.map_or(Ok(Vec::new()), Err)
+        if let Some(error) = self.version_set_wrong().await? {
+            return Err(error);
+        }
+        match self.mounted_version().await? {
+            Some(is) if is != self.version().await? => Err(self.version_changed().await),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The engine is not of the version any more that Vault said, or that was
+    /// set.
+    pub(super) async fn version_changed(&self) -> SecretStoreError {
+        *self.version.lock().await = None;
+        match Box::pin(self.version_set_wrong()).await {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => SecretStoreError::Unavailable(format!(
+                "the KV engine at {} in Vault at {} became one of another version: looking anew",
+                self.mount,
+                self.http.address(),
+            )),
+        }
     }
 
     /// What is wrong when the version was set and another is mounted; nothing

@@ -16,6 +16,7 @@ mod token;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use key_server_core::KeyFacts;
@@ -31,6 +32,8 @@ pub use settings::{KvVersion, SecretId, SignIn, VaultSettings, VaultTls};
 
 /// How many broken entries one message names.
 const BROKEN_NAMED_MAX: usize = 5;
+/// How long it may take to read all entries.
+const LOAD_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// A [`SecretStore`] in HashiCorp Vault: one entry of a KV engine per key.
 ///
@@ -108,7 +111,7 @@ impl SecretStore for VaultStore {
 
     async fn load(&self) -> Result<Vec<StoredKey>, SecretStoreError> {
         let _turn = self.shared.turn.lock().await;
-        self.shared.load().await
+        self.shared.load_in_time().await
     }
 
     async fn commit(&self, change: &Change) -> Result<(), SecretStoreError> {
@@ -118,7 +121,7 @@ impl SecretStore for VaultStore {
         commit::storable(change)?;
         let _turn = self.shared.turn.lock().await;
         if !self.shared.seen().is_loaded {
-            self.shared.load().await?;
+            self.shared.load_in_time().await?;
         }
         self.shared.commit(change).await
     }
@@ -129,6 +132,17 @@ impl SecretStore for VaultStore {
 }
 
 impl Shared {
+    /// A quota makes a load slow, but not endless.
+    async fn load_in_time(self: &Arc<Self>) -> Result<Vec<StoredKey>, SecretStoreError> {
+        let loaded = tokio::time::timeout(LOAD_TIME_MAX, self.load()).await;
+        loaded.unwrap_or_else(|_| {
+            let limit = LOAD_TIME_MAX.as_secs();
+            Err(self.kv.http.unavailable(&format!(
+                "its keys were not read within {limit} s; see its load and its quotas"
+            )))
+        })
+    }
+
     async fn load(self: &Arc<Self>) -> Result<Vec<StoredKey>, SecretStoreError> {
         let names = self.kv.list().await?;
         let read = |name: Name| {

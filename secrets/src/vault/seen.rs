@@ -20,6 +20,13 @@ pub(super) struct Mark {
     pub(super) deletion: Box<str>,
 }
 
+impl Mark {
+    /// Whether the newest version is to be deleted, or was.
+    pub(super) fn ends(&self) -> bool {
+        !self.deletion.is_empty()
+    }
+}
+
 /// An entry as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Known {

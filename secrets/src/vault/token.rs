@@ -108,9 +108,13 @@ impl Tokens {
             return Ok(false);
         };
         let number = used.number + 1;
+        let lives = sign_in::look_up(http, secret).await?.is_some();
         let new = if let Some(given) = self.given_anew(current) {
-            self.accept(http, number, given).await?
-        } else if !self.can_log_in() || sign_in::look_up(http, secret).await?.is_some() {
+            match self.accept(http, number, given, lives).await {
+                Err(SecretStoreError::Denied(_)) if lives => return Ok(false),
+                accepted => accepted?,
+            }
+        } else if lives || !self.can_log_in() {
             return Ok(false);
         } else {
             info!("Vault does not know the token any more; signing in again");
@@ -213,24 +217,33 @@ impl Tokens {
             return Ok(Lease { token, term: None, origin: None });
         }
         if let Some(given) = self.given()? {
-            return self.accept(http, number, given).await;
+            // There is another one: the file was written anew.
+            let has_other = number > 0;
+            return self.accept(http, number, given, has_other).await;
         }
         let granted = sign_in::log_in(http, &self.sign_in).await?;
         debug!(method = self.sign_in.name(), "signed in to Vault");
         Ok(self.lease(granted, number, None))
     }
 
+    /// Takes a token that was given. One that Vault does not answer for may be
+    /// wrong, or may not look itself up: it does not take the place of another
+    /// that lives.
     async fn accept(
         &self,
         http: &Http,
         number: u64,
         origin: Origin,
+        has_other: bool,
     ) -> Result<Lease, SecretStoreError> {
         let granted = if self.is_wrapped {
             sign_in::unwrap(http, &origin.given).await?
         } else {
-            let unknown = Granted { token: Arc::clone(&origin.given), ttl: None, renewable: false };
-            sign_in::look_up(http, &origin.given).await?.unwrap_or(unknown)
+            match sign_in::look_up(http, &origin.given).await? {
+                Some(granted) => granted,
+                None if has_other => return Err(unknown(http)),
+                None => Granted { token: Arc::clone(&origin.given), ttl: None, renewable: false },
+            }
         };
         Ok(self.lease(granted, number, Some(origin)))
     }
@@ -302,6 +315,14 @@ impl Term {
         let due = (renewable || can_log_in).then(|| now + share(ttl));
         Self { due, ends: now + ttl, full, renewable }
     }
+}
+
+fn unknown(http: &Http) -> SecretStoreError {
+    SecretStoreError::Denied(format!(
+        "Vault at {} does not know the token: it is mistyped, has ended or was revoked, or it may \
+         not look itself up",
+        http.address()
+    ))
 }
 
 /// About two thirds of a lifetime, never the same for all nodes.

@@ -44,7 +44,16 @@ impl Shared {
         let now = match version {
             KvVersion::V2 => {
                 let mark = self.kv.mark(name).await?;
-                return Ok(self.seen().get(name).map(|known| &known.mark) != mark.as_ref());
+                let known = self.seen().get(name).cloned();
+                if known.as_ref().map(|known| &known.mark) != mark.as_ref() {
+                    return Ok(true);
+                }
+                // Vault deletes it by itself at a time that its clock says.
+                let will_end = known.filter(|known| known.key.is_some() && known.mark.ends());
+                return match will_end {
+                    Some(_) => Ok(!matches!(self.kv.read(name).await?, Found::Key(..))),
+                    None => Ok(false),
+                };
             }
             KvVersion::V1 => match self.kv.read(name).await? {
                 Found::Key(_, key) => Some((key.id(), entry::digest(&key))),

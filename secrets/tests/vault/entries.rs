@@ -6,12 +6,13 @@ use key_server_secrets::{KvVersion, SecretStore, SecretStoreError, VaultStore};
 use key_server_testkit::secret_store::conformance;
 use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
+use key_server_testkit::wait::until;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::setup::{
     CANARY, key, listed_by, put, remove, run, secrets, secrets_of, settings, settings_on, shared,
-    store, text, version_of, write_by_hand,
+    store, text, token, version_of, write_by_hand,
 };
 
 pub(crate) const TESTS: &[Test] = &tests![
@@ -30,6 +31,8 @@ pub(crate) const TESTS: &[Test] = &tests![
     every_change_by_somebody_else_is_noticed,
     every_change_by_somebody_else_is_noticed_on_version_1,
     key_that_could_not_be_read_back_is_refused,
+    entry_that_vault_deletes_by_itself_is_noticed,
+    engine_that_became_version_2_is_never_taken_for_an_empty_one,
 ];
 
 fn version_2_keeps_the_contract() {
@@ -303,5 +306,46 @@ fn key_that_could_not_be_read_back_is_refused() {
         let error = store.commit(&put([key(3), wrong])).await.unwrap_err();
         assert!(text(&error).ends_with("does not fit the key's id; nothing was changed"));
         assert!(secrets(&store).await.is_empty());
+    });
+}
+
+fn entry_that_vault_deletes_by_itself_is_noticed() {
+    run(async {
+        let server = shared().await;
+        let ends = json!({ "delete_version_after": "3s" });
+        server.admin(Method::POST, "secret/metadata/ends/a", ends).await;
+        let data = json!({ "models": "openai/o3", "api_key": format!("{CANARY}-000001") });
+        write_by_hand(server, "ends", "a", data).await;
+        let store = store(server, "ends").await;
+        assert_eq!(secrets(&store).await, secrets_of([1]));
+        assert!(!store.has_changed().await.unwrap());
+        until("it ended", async || store.has_changed().await.unwrap().then_some(())).await;
+        assert!(secrets(&store).await.is_empty());
+        assert!(!store.has_changed().await.unwrap(), "that is known now");
+    });
+}
+
+fn engine_that_became_version_2_is_never_taken_for_an_empty_one() {
+    run(async {
+        let server = shared().await;
+        server.mount("kv-upgraded", 1).await;
+        let mut settings = settings_on(server, "kv-upgraded", "keys", KvVersion::V1).await;
+        settings.sign_in = token(server.root_token());
+        let store = VaultStore::new(settings).unwrap();
+        store.commit(&put((0..3).map(key))).await.unwrap();
+        assert_eq!(secrets(&store).await, secrets_of(0..3));
+        let tune = json!({ "options": { "version": "2" } });
+        server.admin(Method::POST, "sys/mounts/kv-upgraded/tune", tune).await;
+        let mut refused_count = 0;
+        let keys = until("it is read as version 2", async || {
+            let loaded = store.load().await;
+            refused_count += u32::from(loaded.is_err());
+            loaded.ok()
+        })
+        .await;
+        assert_eq!(keys.len(), 3, "it was never taken for an empty one");
+        assert!(refused_count > 0, "what changed is said");
+        store.commit(&remove([key(0)])).await.unwrap();
+        assert_eq!(secrets(&store).await, secrets_of([1, 2]));
     });
 }

@@ -19,7 +19,8 @@ pub(crate) const TESTS: &[Test] = &tests![
     sealed_killed_and_restarted_vault_is_away_and_then_serves_again,
     stopped_vault_times_out_and_serves_again,
     nobody_at_the_address_is_said_so,
-    quota_is_said_so,
+    quota_is_waited_for,
+    quota_that_lets_nothing_through_is_said_so,
     audit_log_holds_no_credential_in_clear,
 ];
 
@@ -85,13 +86,32 @@ fn nobody_at_the_address_is_said_so() {
     });
 }
 
-fn quota_is_said_so() {
+async fn limit(server: &VaultServer, rate: f64) {
+    let quota = json!({ "rate": rate, "path": "secret/" });
+    server.admin(Method::POST, "sys/quotas/rate-limit/few", quota).await;
+}
+
+fn quota_is_waited_for() {
     run(async {
         let server = VaultServer::dev().await;
         let store = store(&server, "quota").await;
+        store.commit(&put((0..60).map(key))).await.unwrap();
+        limit(&server, 20.0).await;
+        assert_eq!(secrets(&store).await, secrets_of(0..60));
+        assert!(!store.has_changed().await.unwrap());
+        store.commit(&remove((0..60).map(key))).await.unwrap();
+        assert!(secrets(&store).await.is_empty());
+    });
+}
+
+fn quota_that_lets_nothing_through_is_said_so() {
+    run(async {
+        let server = VaultServer::dev().await;
+        let mut settings = settings(&server, "quota").await;
+        settings.request_timeout = Duration::from_millis(500);
+        let store = VaultStore::new(settings).unwrap();
         store.commit(&put((0..30).map(key))).await.unwrap();
-        let quota = json!({ "rate": 5, "path": "secret/" });
-        server.admin(Method::POST, "sys/quotas/rate-limit/few", quota).await;
+        limit(&server, 0.5).await;
         let text = unavailable(store.load().await);
         assert!(text.contains("asked too often (429"), "{text}");
     });

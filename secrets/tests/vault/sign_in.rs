@@ -122,6 +122,9 @@ fn token_file_is_read_again_when_it_changes() {
         // A file that is just being written changes nothing.
         private_file(dir.path(), "token", "");
         assert_eq!(secrets(&store).await, secrets_of([1]));
+        // Nor does a wrong token, while the old one lives.
+        private_file(dir.path(), "token", "hvs.fake-wrong");
+        assert_eq!(secrets(&store).await, secrets_of([1]));
         let second = server.token(&policy, "1h", "").await;
         server.admin(Method::POST, "auth/token/revoke", json!({ "token": first })).await;
         denied(store.load().await);

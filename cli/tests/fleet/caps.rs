@@ -18,6 +18,8 @@ use crate::support::{OPENAI, reason, release, select, spawn, until, within};
 pub(crate) const TESTS: &[Test] = &tests![
     sixty_four_clients_of_four_nodes_never_share_an_exclusive_key,
     a_key_given_back_at_one_node_can_be_taken_at_another,
+    what_was_given_back_before_redis_forgot_it_can_be_taken,
+    what_was_given_back_by_a_node_that_died_can_be_taken,
     without_redis_a_node_counts_alone_or_refuses_as_it_was_told,
 ];
 
@@ -121,6 +123,62 @@ fn a_key_given_back_at_one_node_can_be_taken_at_another() {
             .await;
             assert!(!ask(&mut a.client, &first).await.success, "it is held at the other node");
             b.client.release_key(release(&second)).await.unwrap();
+        }
+    });
+}
+
+/// How many hold the exclusive key, as Redis has it.
+fn holders(redis: &RedisServer) -> usize {
+    let sets: Vec<String> = redis.ask(&["KEYS", "keys:cap:*"]).unwrap();
+    sets.iter().map(|set| redis.ask::<usize>(&["ZCARD", set]).unwrap()).sum()
+}
+
+async fn until_held_by(redis: &RedisServer, count: usize) {
+    until("Redis has it", async || (holders(redis) == count).then_some(())).await;
+}
+
+async fn until_taken(node: &mut Node, session: &str) {
+    let what = format!("{session} takes the key");
+    until(&what, async || ask(&mut node.client, session).await.success.then_some(())).await;
+}
+
+fn what_was_given_back_before_redis_forgot_it_can_be_taken() {
+    run(async {
+        let mut redis = wait(|| RedisServer::start(&[]));
+        let mut a = Node::start(home_at(&redis, &csv(1))).await;
+        let mut b = Node::start(home_at(&redis, &csv(1))).await;
+        assert!(ask(&mut a.client, "s").await.success);
+        until_held_by(&redis, 1).await;
+        redis.ask::<()>(&["SAVE"]).unwrap();
+        a.client.release_key(release("s")).await.unwrap();
+        until_held_by(&redis, 0).await;
+        redis.kill().unwrap();
+        wait(|| redis.resume());
+        assert_eq!(holders(&redis), 1, "it came back from the dump");
+        until_held_by(&redis, 0).await;
+        until_taken(&mut b, "t").await;
+        // Session names are used again; what is held now stays.
+        b.client.release_key(release("t")).await.unwrap();
+        until_taken(&mut b, "s").await;
+        a.restart().await;
+        until("a is there", async || (a.backend("fleet").await.state == "ok").then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(holders(&redis), 1, "s lives at the other node now");
+    });
+}
+
+fn what_was_given_back_by_a_node_that_died_can_be_taken() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let mut a = Node::start(home_at(&redis, &csv(1))).await;
+        let mut b = Node::start(home_at(&redis, &csv(1))).await;
+        for (first, second) in [("a0", "b0"), ("a1", "b1")] {
+            until_taken(&mut a, first).await;
+            until_held_by(&redis, 1).await;
+            a.client.release_key(release(first)).await.unwrap();
+            a.restart().await;
+            until_taken(&mut b, second).await;
+            b.client.release_key(release(second)).await.unwrap();
         }
     });
 }

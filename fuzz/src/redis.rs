@@ -218,7 +218,9 @@ async fn reserve(fleet: &dyn Fleet, node: &mut Node) {
     }
     let (owner, id) = SESSION;
     let session = SessionRef { owner, id: id.into() };
-    let _ = fleet.hold(&[Hold { key: key_id(0), session, until: Some(NOW) }]).await;
+    let hold =
+        Hold { key: key_id(0), session, until: Some(NOW), came_from: None, is_reserving: false };
+    let _ = fleet.hold(&[hold]).await;
 }
 
 /// As a node does with what another one published: sessions that moved away

@@ -77,7 +77,8 @@ pub trait Fleet: Send + Sync {
     async fn reserve(&self, wanted: &Reservation) -> Result<Vec<Vec<KeyId>>, ProjectionError>;
 
     /// Confirms, renews and ends holds of capped keys; absolute and
-    /// repeatable, whatever the caps say.
+    /// repeatable, whatever the caps say. What another node holds or reserved
+    /// for the same session stays.
     ///
     /// # Errors
     /// `Unavailable`: do it again later.
@@ -204,4 +205,10 @@ pub struct Hold {
     pub session: SessionRef,
     /// Until when, unless renewed; none when it was given back.
     pub until: Option<Time>,
+    /// The node that the session came from, if any: it may not be there any
+    /// more to give back what it held.
+    pub came_from: Option<Arc<str>>,
+    /// Whether this node perhaps reserves it for the session again just now:
+    /// then giving it back leaves it reserved.
+    pub is_reserving: bool,
 }

@@ -20,6 +20,9 @@ pub(crate) const TESTS: &[Test] = &tests![
     a_key_given_back_at_one_node_can_be_taken_at_another,
     what_was_given_back_before_redis_forgot_it_can_be_taken,
     what_was_given_back_by_a_node_that_died_can_be_taken,
+    what_a_dead_node_held_is_free_when_another_releases_it,
+    a_key_that_its_session_takes_again_at_once_is_not_given_to_another,
+    while_redis_hangs_no_call_waits_for_it,
     without_redis_a_node_counts_alone_or_refuses_as_it_was_told,
 ];
 
@@ -180,6 +183,83 @@ fn what_was_given_back_by_a_node_that_died_can_be_taken() {
             until_taken(&mut b, second).await;
             b.client.release_key(release(second)).await.unwrap();
         }
+    });
+}
+
+fn what_a_dead_node_held_is_free_when_another_releases_it() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let mut a = Node::start(home_at(&redis, &csv(1))).await;
+        let mut b = Node::start(home_at(&redis, &csv(1))).await;
+        until_taken(&mut a, "s").await;
+        let rows = format!("keys:sessions:{{{}}}", a.id());
+        until("a told of it", async || {
+            (redis.ask::<usize>(&["HLEN", &rows]).unwrap() == 1).then_some(())
+        })
+        .await;
+        a.kill();
+        until("b has heard of it", async || {
+            b.client.release_key(release("s")).await.is_ok().then_some(())
+        })
+        .await;
+        until_taken(&mut b, "t").await;
+    });
+}
+
+/// Takes and gives back in one session, without a pause, or in one after the
+/// other, with one.
+async fn take_again(mut client: Client, name: &str, again: bool, holders: Arc<Mutex<Holders>>) {
+    let begun = std::time::Instant::now();
+    for period in 0.. {
+        let session = if again { name.to_owned() } else { format!("{name}-{period}") };
+        if begun.elapsed() > Duration::from_secs(6) {
+            return;
+        }
+        let Some(key) = ask(&mut client, &session).await.keys.pop() else {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            continue;
+        };
+        holders.lock().unwrap().takes(&session, &key);
+        tokio::time::sleep(Duration::from_millis(20 + period * 7 % 40)).await;
+        holders.lock().unwrap().gives_back(&key);
+        client.release_key(release(&session)).await.unwrap();
+        tokio::time::sleep(if again { Duration::ZERO } else { USED_FOR }).await;
+    }
+}
+
+fn a_key_that_its_session_takes_again_at_once_is_not_given_to_another() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let a = Node::start(home_at(&redis, &csv(1))).await;
+        let b = Node::start(home_at(&redis, &csv(1))).await;
+        let holders = Arc::new(Mutex::new(Holders::default()));
+        let first = spawn(take_again(a.connect().await, "s", true, Arc::clone(&holders)));
+        let second = spawn(take_again(b.connect().await, "t", false, Arc::clone(&holders)));
+        within("the first", first).await.unwrap();
+        within("the second", second).await.unwrap();
+        assert!(holders.lock().unwrap().given > 20, "it went round");
+    });
+}
+
+fn while_redis_hangs_no_call_waits_for_it() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let mut a = Node::start(home_at(&redis, &csv(1))).await;
+        until_taken(&mut a, "s").await;
+        a.client.release_key(release("s")).await.unwrap();
+        wait(|| redis.freeze());
+        until("it is noticed", async || (a.backend("fleet").await.state != "ok").then_some(()))
+            .await;
+        let (begun, mut waited) = (std::time::Instant::now(), 0);
+        while begun.elapsed() < Duration::from_secs(5) {
+            let asked = std::time::Instant::now();
+            assert!(ask(&mut a.client, "s").await.success, "by its own count");
+            waited += usize::from(asked.elapsed() > Duration::from_millis(240));
+            a.client.release_key(release("s")).await.unwrap();
+        }
+        assert!(waited <= 1, "{waited} calls waited");
+        wait(|| redis.thaw());
+        until("it is back", async || (a.backend("fleet").await.state == "ok").then_some(())).await;
     });
 }
 

@@ -1,5 +1,7 @@
 //! What other nodes have not been told of this one.
 
+use std::sync::Arc;
+
 use crate::changes::{Changes, KeyRow, Reader, SessionRow};
 use crate::event::SessionRef;
 use crate::id::KeyId;
@@ -32,6 +34,8 @@ pub struct CappedHold {
     pub session: SessionRef,
     /// Until when, unless renewed; none when it does not hold it any more.
     pub until: Option<Time>,
+    /// The node that the session came from, if that is known.
+    pub came_from: Option<Arc<str>>,
 }
 
 /// What changed, by place.
@@ -173,6 +177,8 @@ impl State {
             let key = self.key(allocation.key);
             key.is_some_and(|(_, key)| key.holders_max(&self.rules).is_some())
         });
+        let fleet = self.fleet.as_ref();
+        let came_from = self.session(&row.session).and_then(|own| fleet?.home_of(own));
         let mut holds: Vec<CappedHold> = Vec::new();
         for allocation in capped {
             let until = (allocation.held && !row.ended).then_some(row.end);
@@ -183,6 +189,7 @@ impl State {
                     key: allocation.key,
                     session: row.session.clone(),
                     until,
+                    came_from: came_from.clone(),
                 }),
             }
         }

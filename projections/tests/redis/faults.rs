@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use key_server_core::Changes;
 use key_server_projections::{
-    Fleet, Hold, Projection, ProjectionError, Reservation, ReservationForModel,
+    Fleet, Projection, ProjectionError, Reservation, ReservationForModel,
 };
 use key_server_testkit::proxy::{Proxy, Weather};
 use key_server_testkit::redis::{PASSWORD, RedisServer, USER};
 use tokio::time::{Instant, timeout};
 
 use crate::fixture::{
-    Node, eventually, hash, key, key_id, model, next_rows, server, session_ref, settings,
+    Node, eventually, hash, hold, key, key_id, model, next_rows, server, session_ref, settings,
     some_rows, wait,
 };
 
@@ -306,7 +306,7 @@ pub(crate) fn a_connection_that_was_closed_while_idle_costs_no_reservation() {
     assert_eq!(reserve(), [[key_id(1)]]);
     server.ask::<i64>(&["CLIENT", "KILL", "USER", USER]).unwrap();
     let until = Some(one.now().after(Duration::from_secs(60)));
-    let hold = Hold { key: key_id(1), session: session_ref(1), until };
+    let hold = hold(key_id(1), session_ref(1), until);
     wait(one.fleet.hold(&[hold])).unwrap();
     server.kill().unwrap();
     server.resume().unwrap();

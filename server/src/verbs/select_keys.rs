@@ -11,6 +11,7 @@ use super::wire;
 use crate::config::CapsAlone;
 use crate::engine::Selecting;
 use crate::error::{ErrorKind, ServiceError};
+use crate::fleet::UnderWay;
 use crate::guard::{Grant, Peer};
 use crate::service::Service;
 
@@ -71,7 +72,7 @@ impl Service {
         mut command: Select,
     ) -> Result<Result<Selected, SelectRefusal>, ServiceError> {
         let mut reserves = self.fleet.is_some();
-        let mut tries = 0;
+        let (mut tries, mut _under_way) = (0, None);
         loop {
             let wishes = match self.engine.select(Some(caller), &command, reserves).await? {
                 Selecting::Selected(selected) => return Ok(Ok(selected)),
@@ -86,7 +87,7 @@ impl Service {
                 Selecting::Reserve(wishes) => wishes,
             };
             tries += 1;
-            command.reserved = self.reserve(&command.session, &wishes).await?;
+            (command.reserved, _under_way) = self.reserve(&command.session, &wishes).await?.unzip();
             reserves = command.reserved.is_some();
         }
     }
@@ -96,7 +97,7 @@ impl Service {
         &self,
         session: &SessionRef,
         wishes: &[Wish],
-    ) -> Result<Option<Reserved>, ServiceError> {
+    ) -> Result<Option<(Reserved, UnderWay)>, ServiceError> {
         let Some(fleet) = &self.fleet else { return Ok(None) };
         let reserved = fleet.reserve(session, wishes).await;
         if reserved.is_none() && self.node.caps_alone == CapsAlone::Refuse {

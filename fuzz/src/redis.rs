@@ -208,6 +208,7 @@ async fn reserve(fleet: &dyn Fleet, node: &mut Node) {
     let models = wishes.iter().map(|wish| ReservationForModel {
         model: wish.model.clone(),
         count: wish.count,
+        is_needed: wish.is_needed,
         keys: wish.keys.clone(),
     });
     let reservation = Reservation { session: select.session.clone(), models: models.collect() };

@@ -69,8 +69,9 @@ pub trait Fleet: Send + Sync {
     /// Reserves capped keys for a session, for a short time (10 s), in one
     /// round trip: for each model, the first of the named keys that have room,
     /// as many as wanted. Keys without a cap always have room; a key that the
-    /// session holds or has reserved already has room for it. What becomes an
-    /// allocation is confirmed with [`Fleet::hold`].
+    /// session holds or has reserved already has room for it. When a model that
+    /// needs a key gets none, nothing is reserved; the answer says who had
+    /// room. What becomes an allocation is confirmed with [`Fleet::hold`].
     ///
     /// # Errors
     /// `Unavailable`: perhaps reserved, perhaps not; it goes away by itself.
@@ -191,6 +192,8 @@ pub struct ReservationForModel {
     pub model: ModelName,
     /// How many of them.
     pub count: usize,
+    /// Whether the call is refused as a whole when none has room.
+    pub is_needed: bool,
     /// The keys, each once, and how many live sessions may hold each; none: no
     /// cap.
     pub keys: Vec<(KeyId, Option<u32>)>,

@@ -139,6 +139,7 @@ fn reservation(session: &SessionRef, wishes: &[Wish]) -> Reservation {
     let models = wishes.iter().map(|wish| ReservationForModel {
         model: wish.model.clone(),
         count: wish.count,
+        is_needed: wish.is_needed,
         keys: wish.keys.clone(),
     });
     Reservation { session: session.clone(), models: models.collect() }

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &tests![
     what_was_given_back_by_a_node_that_died_can_be_taken,
     what_a_dead_node_held_is_free_when_another_releases_it,
     a_key_that_its_session_takes_again_at_once_is_not_given_to_another,
+    a_key_that_is_full_costs_one_round_trip_and_keeps_no_other,
     while_redis_hangs_no_call_waits_for_it,
     without_redis_a_node_counts_alone_or_refuses_as_it_was_told,
 ];
@@ -238,6 +239,41 @@ fn a_key_that_its_session_takes_again_at_once_is_not_given_to_another() {
         within("the first", first).await.unwrap();
         within("the second", second).await.unwrap();
         assert!(holders.lock().unwrap().given > 20, "it went round");
+    });
+}
+
+/// Scripts that were run.
+fn scripts(redis: &RedisServer) -> u64 {
+    let info: String = redis.ask(&["INFO", "commandstats"]).unwrap();
+    let line = info.lines().find(|line| line.starts_with("cmdstat_zremrangebyscore:"));
+    let calls = line.and_then(|line| line.split_once("calls=")?.1.split_once(','));
+    calls.map_or(0, |(calls, _)| calls.parse().unwrap())
+}
+
+fn a_key_that_is_full_costs_one_round_trip_and_keeps_no_other() {
+    run(async {
+        let redis = wait(|| RedisServer::start(&[]));
+        let csv = format!("{}OpenAI,o1,sk-fake-exclusive-o1,1\n", csv(1));
+        let mut a = Node::start(home_at(&redis, &csv)).await;
+        let mut b = Node::start(home_at(&redis, &csv)).await;
+        let key = ask(&mut a.client, "s").await.keys.remove(0);
+        a.client.release_key(release("s")).await.unwrap();
+        until_held_by(&redis, 0).await;
+        // Somebody whom the nodes have not heard of yet.
+        let set = format!("keys:cap:{{caps}}:{}", key.key_id);
+        redis.ask::<i64>(&["ZADD", &set, "9000000000000501", "9/other"]).unwrap();
+        let before = scripts(&redis);
+        let both = select("s", &["openai/o1", OPENAI], 1);
+        let reply = a.client.select_keys_for_session(both).await.unwrap().into_inner();
+        assert!(!reply.success);
+        let models: Vec<_> = reply.shortages.iter().map(|one| one.model.as_str()).collect();
+        assert_eq!(models, [OPENAI], "{reply:?}");
+        assert_eq!(reply.shortages[0].reason(), v1::ShortageReason::AllAtCap);
+        // Of two sets, each once.
+        assert_eq!(scripts(&redis) - before, 2);
+        let other = select("t", &["openai/o1"], 1);
+        let reply = b.client.select_keys_for_session(other).await.unwrap().into_inner();
+        assert!(reply.success, "what was refused keeps nothing: {reply:?}");
     });
 }
 

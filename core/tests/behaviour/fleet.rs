@@ -943,6 +943,20 @@ fn wishes_begin_with_what_would_be_drawn() {
 }
 
 #[test]
+fn further_wishes_name_every_other_key_and_then_none() {
+    let mut fleet = fleet(40);
+    let select = select("s", &[MODEL], 3);
+    let node = fleet.node("a");
+    let mut named = node.state.wishes(&select, node.now, 1);
+    assert!(named[0].is_needed);
+    while let Some(further) = node.state.further_wishes(&select, node.now, 1, &named) {
+        assert!(further[0].keys.iter().all(|key| !named[0].keys.contains(key)));
+        named[0].keys.extend(&further[0].keys);
+    }
+    assert_eq!(named[0].keys.len(), 40);
+}
+
+#[test]
 fn nothing_is_wished_where_enough_is_held() {
     let keys = [special_key(0, &[MODEL], 1_000, 1), key(1, &[OTHER_MODEL])];
     let mut fleet = Fleet::new(&Rules::default(), &keys);

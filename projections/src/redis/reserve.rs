@@ -70,7 +70,11 @@ fn question(wanted: &Reservation, node: u32) -> (Vec<String>, Vec<String>) {
         models.to_string(),
     ];
     for model in &wanted.models {
-        arguments.extend([model.count.to_string(), model.keys.len().to_string()]);
+        arguments.extend([
+            model.count.to_string(),
+            u8::from(model.is_needed).to_string(),
+            model.keys.len().to_string(),
+        ]);
         for (key, cap) in &model.keys {
             let place = cap.map_or(0, |_| {
                 *places.entry(*key).or_insert_with(|| {

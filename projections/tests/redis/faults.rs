@@ -291,7 +291,7 @@ pub(crate) fn a_connection_that_was_cut_is_made_anew() {
 
 fn capped(session: u32) -> Reservation {
     let keys = vec![(key_id(1), Some(1))];
-    let models = vec![ReservationForModel { model: model(), count: 1, keys }];
+    let models = vec![ReservationForModel { model: model(), count: 1, is_needed: true, keys }];
     Reservation { session: session_ref(session), models }
 }
 

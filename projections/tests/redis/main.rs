@@ -37,6 +37,7 @@ fn main() {
         a_node_that_published_nothing_is_read_as_none,
         the_first_keys_with_room_are_given,
         several_models_are_reserved_in_one_call,
+        a_call_that_is_refused_leaves_nothing_reserved,
         keys_without_caps_need_no_redis,
         no_cap_is_exceeded_by_sixty_four_tasks_of_four_nodes,
         a_reservation_goes_away_by_itself_unless_it_is_held,

@@ -93,7 +93,7 @@ pub(crate) fn nodes_of_a_cluster_do_all_of_it() {
     let hold = |n, until| hold(key_id(n), session_ref(n), until);
     wait(one.fleet.hold(&[hold(1, until), hold(2, until)])).unwrap();
     let keys = (1..4).map(|n| (key_id(n), Some(1))).collect();
-    let models = vec![ReservationForModel { model: model(), count: 2, keys }];
+    let models = vec![ReservationForModel { model: model(), count: 2, is_needed: true, keys }];
     let wanted = Reservation { session: session_ref(9), models };
     assert_eq!(wait(two.fleet.reserve(&wanted)).unwrap(), [[key_id(3)]]);
     // A slot that moved: the server says so, and another one is asked.

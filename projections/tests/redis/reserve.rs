@@ -17,7 +17,7 @@ use crate::fixture::{Node, eventually, hold, key_id, model, runtime, server, ses
 
 fn wanted(session: u32, count: usize, keys: &[(u32, Option<u32>)]) -> Reservation {
     let keys = keys.iter().map(|&(n, cap)| (key_id(n), cap)).collect();
-    let models = vec![ReservationForModel { model: model(), count, keys }];
+    let models = vec![ReservationForModel { model: model(), count, is_needed: true, keys }];
     Reservation { session: session_ref(session), models }
 }
 
@@ -56,6 +56,33 @@ pub(crate) fn several_models_are_reserved_in_one_call() {
     // One key in two pools has one set of holders.
     assert_eq!(wait(node.fleet.reserve(&wanted)).unwrap(), [[key_id(1)], [key_id(1)]]);
     assert_eq!(calls(&server) - before, 1, "one round trip");
+}
+
+pub(crate) fn a_call_that_is_refused_leaves_nothing_reserved() {
+    let server = server();
+    let one = Node::new(&server.url(), "one");
+    one.announce();
+    reserve(&one.fleet, &wanted(1, 1, &[(2, Some(1))]));
+    let until = Some(one.now().after(Duration::from_secs(60)));
+    hold(key_id(3), session_ref(2), until).told_by(&one);
+    let free = wanted(2, 2, &[(1, Some(1)), (3, Some(1))]).models.remove(0);
+    let full = wanted(2, 1, &[(2, Some(1))]).models.remove(0);
+    let full = ReservationForModel { model: "openai/o1".parse().unwrap(), ..full };
+    let ask = |is_needed| {
+        let full = ReservationForModel { is_needed, ..full.clone() };
+        let models = vec![free.clone(), full];
+        wait(one.fleet.reserve(&Reservation { session: session_ref(2), models })).unwrap()
+    };
+    let before = scores(&server, 3);
+    assert_eq!(ask(true), [vec![key_id(1), key_id(3)], vec![]], "who had room is said");
+    assert_eq!(scores(&server, 1), []);
+    assert_eq!(scores(&server, 3), before, "what it holds it goes on holding");
+    assert_eq!(ask(false), [vec![key_id(1), key_id(3)], vec![]]);
+    assert_eq!(scores(&server, 1).len(), 1, "what the other model needs not");
+}
+
+fn scores(server: &RedisServer, n: u32) -> Vec<(String, f64)> {
+    server.ask(&["ZRANGE", &cap_of(n), "0", "-1", "WITHSCORES"]).unwrap()
 }
 
 pub(crate) fn keys_without_caps_need_no_redis() {
@@ -234,8 +261,7 @@ pub(crate) fn what_is_given_back_while_it_is_reserved_again_stays_reserved() {
     let given_back = hold(key_id(1), session_ref(1), None);
     Hold { is_reserving: true, ..given_back.clone() }.told_by(&one);
     assert_eq!(reserve(&one.fleet, &wanted(2, 1, &keys)), []);
-    let scores: Vec<(String, f64)> =
-        server.ask(&["ZRANGE", &cap_of(1), "0", "-1", "WITHSCORES"]).unwrap();
+    let scores = scores(&server, 1);
     let now: (u64, u64) = server.ask(&["TIME"]).unwrap();
     assert!(scores[0].1 / 1e6 < now.0 as f64 + 11.0, "for a moment: {scores:?}");
     given_back.told_by(&one);

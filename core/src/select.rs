@@ -41,6 +41,9 @@ pub struct Wish {
     pub model: ModelName,
     /// How many are wanted.
     pub count: usize,
+    /// Whether the session holds none of the model: without one, all of the
+    /// call is refused.
+    pub is_needed: bool,
     /// Each once, and how many live sessions may hold it; none: no cap.
     pub keys: Vec<(KeyId, Option<u32>)>,
 }
@@ -210,6 +213,23 @@ impl State {
     /// What `select` would like, model by model; without the models of which
     /// the session holds enough.
     pub fn wishes(&self, select: &Select, now: Time, seed: u64) -> Vec<Wish> {
+        self.wishes_beyond(select, now, seed, &[])
+    }
+
+    /// What `select` would like when none of `named` could be had; none when a
+    /// model has no other keys.
+    pub fn further_wishes(
+        &self,
+        select: &Select,
+        now: Time,
+        seed: u64,
+        named: &[Wish],
+    ) -> Option<Vec<Wish>> {
+        let wishes = self.wishes_beyond(select, now, seed, named);
+        wishes.iter().all(|wish| !wish.keys.is_empty()).then_some(wishes)
+    }
+
+    fn wishes_beyond(&self, select: &Select, now: Time, seed: u64, named: &[Wish]) -> Vec<Wish> {
         let now = self.not_before(now);
         let live = self.session(&select.session);
         let live = live.filter(|session| session.live_until(now).is_some());
@@ -223,7 +243,13 @@ impl State {
         };
         let mut draw = Draw::new(seed);
         let models = select.models.iter().collect::<BTreeSet<_>>().into_iter();
-        models.filter_map(|model| picking.wish(model, &mut draw)).collect()
+        let named = |model: &ModelName| named.iter().find(|wish| wish.model == *model);
+        models
+            .filter_map(|model| {
+                let named = named(model).map_or(&[][..], |wish| &wish.keys);
+                picking.wish(model, named, &mut draw)
+            })
+            .collect()
     }
 }
 
@@ -248,18 +274,26 @@ struct Picking<'state> {
 }
 
 impl Picking<'_> {
-    /// Keys for a model in the order of a draw; none when enough are held.
-    fn wish(&self, model: &ModelName, draw: &mut Draw) -> Option<Wish> {
+    /// Keys for a model in the order of a draw, without those that were named;
+    /// none when enough are held.
+    fn wish(
+        &self,
+        model: &ModelName,
+        named: &[(KeyId, Option<u32>)],
+        draw: &mut Draw,
+    ) -> Option<Wish> {
         let (index, pool) = self.state.pool(model)?;
         let held = self.held(index, pool);
         let count = (self.count as usize).checked_sub(held.len()).filter(|count| *count > 0)?;
-        let leaves = held.iter().filter_map(|pick| self.leaf(index, pick));
+        let taken = held.iter().map(|pick| pick.key).chain(named.iter().map(|(key, _)| *key));
+        let leaves = taken.filter_map(|key| self.leaf(index, key));
         let mut cuts = Cuts::new(&pool.weights, leaves);
         let shared = self.shared(index, pool, &held);
         let drawn = std::iter::from_fn(|| self.drawn(pool, &mut cuts, draw));
         let keys = drawn.take(count + SPARE_KEYS).chain(shared);
-        let keys = keys.map(|pick| (pick.key, self.cap(pick.key))).collect();
-        Some(Wish { model: model.clone(), count, keys })
+        let keys = keys.map(|pick| (pick.key, self.cap(pick.key)));
+        let keys = keys.filter(|key| !named.contains(key)).collect();
+        Some(Wish { model: model.clone(), count, is_needed: held.is_empty(), keys })
     }
 
     fn cap(&self, key: KeyId) -> Option<u32> {
@@ -294,7 +328,7 @@ impl Picking<'_> {
             given.into_iter().take(missing).try_for_each(|pick| self.give(&mut picks, pick))?;
             return Ok(picks);
         }
-        let leaves = picks.iter().filter_map(|pick| self.leaf(index, pick));
+        let leaves = picks.iter().filter_map(|pick| self.leaf(index, pick.key));
         let mut cuts = Cuts::new(&pool.weights, leaves);
         while self.wants_more(&picks) {
             let Some(pick) = self.drawn(pool, &mut cuts, draw) else { break };
@@ -411,8 +445,8 @@ impl Picking<'_> {
         counts
     }
 
-    fn leaf(&self, pool: PoolIndex, pick: &Pick) -> Option<usize> {
-        let (_, key) = self.state.key(pick.key)?;
+    fn leaf(&self, pool: PoolIndex, key: KeyId) -> Option<usize> {
+        let (_, key) = self.state.key(key)?;
         key.slot(pool).map(|slot| slot.leaf as usize)
     }
 

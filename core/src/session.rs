@@ -66,7 +66,8 @@ pub(crate) struct Session {
     user_links: Links,
     /// The lists of changes that it is on.
     pub(crate) listed: Listed,
-    /// Where it lives, for a session of another node.
+    /// Where it lives, for a session of another node; where it came from, for
+    /// one of this node, as far as that was learned since the start.
     pub(crate) node: Option<NodeIndex>,
 }
 

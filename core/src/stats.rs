@@ -293,14 +293,17 @@ impl State {
             held: allocation.held,
             usage: allocation.usage,
         });
+        let name = session.name();
+        let lives_here = self.session(&name).is_some_and(|own| std::ptr::eq(own, session));
+        let fleet = self.fleet.as_ref().filter(|_| !lives_here);
         SessionStats {
-            session: session.name(),
+            session: name,
             user: session.user,
             opened: session.opened,
             end,
             ended,
             allocations: allocations.collect(),
-            node: self.fleet.as_ref().and_then(|fleet| fleet.home_of(session)),
+            node: fleet.and_then(|fleet| fleet.home_of(session)),
         }
     }
 }

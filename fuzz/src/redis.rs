@@ -208,6 +208,7 @@ async fn reserve(fleet: &dyn Fleet, node: &mut Node) {
     let models = wishes.iter().map(|wish| ReservationForModel {
         model: wish.model.clone(),
         count: wish.count,
+        is_needed: wish.is_needed,
         keys: wish.keys.clone(),
     });
     let reservation = Reservation { session: select.session.clone(), models: models.collect() };
@@ -218,7 +219,9 @@ async fn reserve(fleet: &dyn Fleet, node: &mut Node) {
     }
     let (owner, id) = SESSION;
     let session = SessionRef { owner, id: id.into() };
-    let _ = fleet.hold(&[Hold { key: key_id(0), session, until: Some(NOW) }]).await;
+    let hold =
+        Hold { key: key_id(0), session, until: Some(NOW), came_from: None, is_reserving: false };
+    let _ = fleet.hold(&[hold]).await;
 }
 
 /// As a node does with what another one published: sessions that moved away

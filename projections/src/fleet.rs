@@ -73,15 +73,17 @@ pub trait Fleet: Send + Sync {
     /// Reserves capped keys for a session, for a short time (10 s), in one
     /// round trip: for each model, the first of the named keys that have room,
     /// as many as wanted. Keys without a cap always have room; a key that the
-    /// session holds or has reserved already has room for it. What becomes an
-    /// allocation is confirmed with [`Fleet::hold`].
+    /// session holds or has reserved already has room for it. When a model that
+    /// needs a key gets none, nothing is reserved; the answer says who had
+    /// room. What becomes an allocation is confirmed with [`Fleet::hold`].
     ///
     /// # Errors
     /// `Unavailable`: perhaps reserved, perhaps not; it goes away by itself.
     async fn reserve(&self, wanted: &Reservation) -> Result<Vec<Vec<KeyId>>, ProjectionError>;
 
     /// Confirms, renews and ends holds of capped keys; absolute and
-    /// repeatable, whatever the caps say.
+    /// repeatable, whatever the caps say. What another node holds or reserved
+    /// for the same session stays.
     ///
     /// # Errors
     /// `Unavailable`: do it again later.
@@ -194,6 +196,8 @@ pub struct ReservationForModel {
     pub model: ModelName,
     /// How many of them.
     pub count: usize,
+    /// Whether the call is refused as a whole when none has room.
+    pub is_needed: bool,
     /// The keys, each once, and how many live sessions may hold each; none: no
     /// cap.
     pub keys: Vec<(KeyId, Option<u32>)>,
@@ -208,4 +212,10 @@ pub struct Hold {
     pub session: SessionRef,
     /// Until when, unless renewed; none when it was given back.
     pub until: Option<Time>,
+    /// The node that the session came from, if any: it may not be there any
+    /// more to give back what it held.
+    pub came_from: Option<Arc<str>>,
+    /// Whether this node perhaps reserves it for the session again just now:
+    /// then giving it back leaves it reserved.
+    pub is_reserving: bool,
 }

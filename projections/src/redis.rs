@@ -138,8 +138,8 @@ impl Scripts {
             clear: Script::new(include_str!("redis/clear.lua")),
             announce: Script::new(include_str!("redis/announce.lua")),
             move_clock: Script::new(include_str!("redis/move.lua")),
-            reserve: Script::new(include_str!("redis/reserve.lua")),
-            hold: Script::new(include_str!("redis/hold.lua")),
+            reserve: Script::repeatable(include_str!("redis/reserve.lua")),
+            hold: Script::repeatable(include_str!("redis/hold.lua")),
         }
     }
 }

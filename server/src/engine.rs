@@ -352,6 +352,22 @@ impl Engine {
         Ok(Selecting::Selected(reply))
     }
 
+    /// What `select` would like when none of `named` could be had; none when a
+    /// model has no other keys.
+    ///
+    /// # Errors
+    /// When the kernel has no randomness.
+    pub fn further_wishes(
+        &self,
+        select: &Select,
+        named: &[Wish],
+    ) -> Result<Option<Vec<Wish>>, ServiceError> {
+        let mut inner = self.lock();
+        inner.state.advance(self.clock.now());
+        let (now, seed) = (inner.state.now(), inner.seeds.next()?);
+        Ok(inner.state.further_wishes(select, now, seed, named))
+    }
+
     /// Moves sessions between this node and others.
     fn settle(
         &self,

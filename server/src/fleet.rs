@@ -3,10 +3,11 @@
 
 mod follower;
 mod publisher;
+mod reserving;
 mod unread;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,12 +21,12 @@ use crate::engine::Engine;
 
 pub(crate) use follower::Follower;
 pub(crate) use publisher::Publisher;
+use reserving::Reserving;
+pub(crate) use reserving::UnderWay;
 use unread::Unread;
 
 /// How long a call waits for a reservation.
 const RESERVE_MAX: Duration = Duration::from_millis(250);
-/// How long reservations are not tried after one failed.
-const NOT_TRIED_FOR: Duration = Duration::from_secs(1);
 /// A node that has been silent for so long is away.
 const AWAY_AFTER: Duration = Duration::from_secs(5);
 /// A node that has been away for so long is not waited for any more.
@@ -46,8 +47,10 @@ pub struct Fleet {
     nodes: Mutex<Vec<OtherNode>>,
     warnings: Mutex<Vec<String>>,
     unread: Unread,
-    /// Until when, on the timeline, reservations are not tried.
-    not_before_ms: AtomicU64,
+    /// Whether reservations are not tried.
+    is_away: AtomicBool,
+    /// Whose reservations are under way.
+    reserving: Arc<Reserving>,
     /// How the shared projection is.
     pub(crate) backend: Backend,
 }
@@ -63,7 +66,8 @@ impl Fleet {
             nodes: Mutex::default(),
             warnings: Mutex::default(),
             unread: Unread::default(),
-            not_before_ms: AtomicU64::new(0),
+            is_away: AtomicBool::new(false),
+            reserving: Arc::default(),
             backend,
         }
     }
@@ -100,26 +104,42 @@ impl Fleet {
     }
 
     /// Reserves keys for a session among all nodes; none when that cannot be
-    /// asked now.
-    pub(crate) async fn reserve(&self, session: &SessionRef, wishes: &[Wish]) -> Option<Reserved> {
-        let now_ms = self.engine.clock.now().as_ms();
-        if now_ms < self.not_before_ms.load(Ordering::Relaxed) {
+    /// asked now. The second value is to be kept until the call is decided.
+    pub(crate) async fn reserve(
+        &self,
+        session: &SessionRef,
+        wishes: &[Wish],
+    ) -> Option<(Reserved, UnderWay)> {
+        if self.is_away.load(Ordering::Relaxed) {
             return None;
         }
         let wanted = reservation(session, wishes);
-        let asked = tokio::time::timeout(RESERVE_MAX, self.port.reserve(&wanted)).await;
-        let error = match asked {
-            Ok(Ok(granted)) => {
+        let asking = async {
+            let under_way = self.reserving.begin(session).await;
+            self.port.reserve(&wanted).await.map(|granted| (granted, under_way))
+        };
+        let error = match tokio::time::timeout(RESERVE_MAX, asking).await {
+            Ok(Ok((granted, under_way))) => {
                 let models = wishes.iter().map(|wish| wish.model.clone());
-                return Some(models.zip(granted).collect());
+                return Some((models.zip(granted).collect(), under_way));
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} ms", RESERVE_MAX.as_millis()),
         };
-        let pause_ms = u64::try_from(NOT_TRIED_FOR.as_millis()).unwrap_or(u64::MAX);
-        self.not_before_ms.store(now_ms.saturating_add(pause_ms), Ordering::Relaxed);
-        self.backend.fails(BackendState::Unavailable, error);
+        self.away(error);
         None
+    }
+
+    /// Others cannot be asked: no call waits for that until they can be again.
+    fn away(&self, error: impl ToString) {
+        self.is_away.store(true, Ordering::Relaxed);
+        self.backend.fails(BackendState::Unavailable, error);
+    }
+
+    /// Others can be asked; the publisher, who announces the node every second,
+    /// finds out.
+    fn answers(&self) {
+        self.is_away.store(false, Ordering::Relaxed);
     }
 }
 
@@ -131,6 +151,7 @@ fn reservation(session: &SessionRef, wishes: &[Wish]) -> Reservation {
     let models = wishes.iter().map(|wish| ReservationForModel {
         model: wish.model.clone(),
         count: wish.count,
+        is_needed: wish.is_needed,
         keys: wish.keys.clone(),
     });
     Reservation { session: session.clone(), models: models.collect() }

@@ -36,6 +36,8 @@ struct State {
     weather: Weather,
     /// Both ends of each connection.
     connections: Vec<TcpStream>,
+    /// How many were taken ever.
+    taken: usize,
     has_ended: bool,
 }
 
@@ -47,7 +49,8 @@ impl Proxy {
     pub fn to(port: u16) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let state = State { weather: Weather::Fine, connections: Vec::new(), has_ended: false };
+        let state =
+            State { weather: Weather::Fine, connections: Vec::new(), taken: 0, has_ended: false };
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         let shared = Arc::new(Shared { server, state: Mutex::new(state) });
         let for_thread = Arc::clone(&shared);
@@ -63,6 +66,11 @@ impl Proxy {
     /// Changes the weather, for open connections too.
     pub fn set(&self, weather: Weather) {
         self.shared.lock().weather = weather;
+    }
+
+    /// How many connections it has taken.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().taken
     }
 
     /// Cuts all connections now; new ones are taken.
@@ -106,7 +114,10 @@ impl Shared {
     fn join(self: &Arc<Self>, client: TcpStream) -> io::Result<()> {
         let server = TcpStream::connect(self.server)?;
         let ends = [client.try_clone()?, server.try_clone()?];
-        self.lock().connections.extend(ends);
+        let mut state = self.lock();
+        state.connections.extend(ends);
+        state.taken += 1;
+        drop(state);
         for (from, to, is_reply) in
             [(client.try_clone()?, server.try_clone()?, false), (server, client, true)]
         {

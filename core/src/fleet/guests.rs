@@ -221,7 +221,7 @@ impl Fleet {
         (guest.term, guest.node.map_or("", |node| &*self.nodes[usize::from(node.0)].name))
     }
 
-    /// Where a session of another node lives; none for one of this node.
+    /// Where a session of another node lives, or one of this node came from.
     pub(crate) fn home_of(&self, session: &Session) -> Option<Arc<str>> {
         session.node.map(|node| Arc::clone(&self.nodes[usize::from(node.0)].name))
     }

@@ -200,8 +200,10 @@ impl State {
                 held.usage = allocation.usage;
             }
         }
+        let came_from = self.node_place(&moved.from);
         if let Some(session) = self.sessions.get_mut(index) {
             (session.term, session.base) = (moved.term, moved.base);
+            session.node = came_from;
             let times = if is_back { session.listed.taken_back() + 1 } else { 0 };
             session.listed.set_taken_back(times);
         }

@@ -1,11 +1,13 @@
 //! What other nodes have not been told of this one.
 
+use std::sync::Arc;
+
 use crate::changes::{Changes, KeyRow, Reader, SessionRow};
 use crate::event::SessionRef;
 use crate::id::KeyId;
 use crate::key::{Key, KeyIndex};
 use crate::receipts::oldest_hour;
-use crate::session::SessionIndex;
+use crate::session::{Phase, Session, SessionIndex};
 use crate::state::State;
 use crate::time::Time;
 
@@ -16,7 +18,8 @@ pub struct SharedChanges {
     /// Keys and sessions of this node, as they are now.
     pub changes: Changes,
     /// What sessions that changed hold, or do not hold any more, of keys with
-    /// a cap.
+    /// a cap. While everything is told anew, also what sessions that ended do
+    /// not hold any more: that may never have been told.
     pub holds: Vec<CappedHold>,
     /// Whether nothing is left: with these the other nodes know everything.
     pub is_all: bool,
@@ -31,6 +34,8 @@ pub struct CappedHold {
     pub session: SessionRef,
     /// Until when, unless renewed; none when it does not hold it any more.
     pub until: Option<Time>,
+    /// The node that the session came from, if that is known.
+    pub came_from: Option<Arc<str>>,
 }
 
 /// What changed, by place.
@@ -113,8 +118,8 @@ impl State {
         changes.keys = keys.into_iter().map(|index| self.take_unshared_key(index)).collect();
         let sessions = sessions.into_iter();
         changes.sessions = sessions.filter_map(|index| self.take_unshared(index)).collect();
-        self.take_rest(rows_max, &mut changes);
-        let holds = changes.sessions.iter().flat_map(|row| self.capped_holds(row)).collect();
+        let mut holds = self.take_rest(rows_max, &mut changes);
+        holds.extend(changes.sessions.iter().flat_map(|row| self.capped_holds(row)));
         let is_all = self.fleet.as_ref().is_none_or(|fleet| fleet.unshared.is_empty());
         Some(SharedChanges { changes, holds, is_all })
     }
@@ -130,25 +135,36 @@ impl State {
         is_listed.then(|| self.sessions.get(index).map(|one| self.session_row(one)))?
     }
 
-    /// Goes on telling everything.
-    fn take_rest(&mut self, rows_max: usize, changes: &mut Changes) {
+    /// Goes on telling everything; answers what ended sessions, which have no
+    /// row, do not hold any more.
+    fn take_rest(&mut self, rows_max: usize, changes: &mut Changes) -> Vec<CappedHold> {
         let rest = self.fleet.as_ref().and_then(|fleet| fleet.unshared.rest);
-        let Some((mut key, mut session)) = rest else { return };
+        let Some((mut key, mut session)) = rest else { return Vec::new() };
         for one in self.keys.iter().skip(key).take(rows_max) {
             changes.keys.push(self.key_row(one));
             key += 1;
         }
-        let mut looked_at = 0;
+        let (mut looked_at, mut ended) = (0, Vec::new());
         for (place, one) in self.sessions.iter_from(session).take(rows_max) {
             (session, looked_at) = (place + 1, looked_at + 1);
             if one.is_live() || one.base > 0 {
                 changes.sessions.push(self.session_row(one));
+            } else if self.may_be_held(one) {
+                ended.extend(self.capped_holds(&self.session_row(one)));
             }
         }
         let is_all = key == self.keys.len() && looked_at < rows_max;
         if let Some(fleet) = &mut self.fleet {
             fleet.unshared.rest = (!is_all).then_some((key, session));
         }
+        ended
+    }
+
+    /// Whether keys may still count as held by a session that ended: what is
+    /// not given back goes away by itself with its deadline.
+    fn may_be_held(&self, session: &Session) -> bool {
+        let Phase::Ended { at } = session.phase else { return false };
+        self.keys_capped > 0 && at.after(self.rules.session_ttl) > self.now
     }
 
     /// Those of a session that went on at another node are that node's.
@@ -161,6 +177,8 @@ impl State {
             let key = self.key(allocation.key);
             key.is_some_and(|(_, key)| key.holders_max(&self.rules).is_some())
         });
+        let fleet = self.fleet.as_ref();
+        let came_from = self.session(&row.session).and_then(|own| fleet?.home_of(own));
         let mut holds: Vec<CappedHold> = Vec::new();
         for allocation in capped {
             let until = (allocation.held && !row.ended).then_some(row.end);
@@ -171,6 +189,7 @@ impl State {
                     key: allocation.key,
                     session: row.session.clone(),
                     until,
+                    came_from: came_from.clone(),
                 }),
             }
         }

@@ -814,6 +814,39 @@ fn holds_of_keys_with_a_cap_are_told_with_their_session() {
 }
 
 #[test]
+fn ends_of_holds_are_told_anew_though_they_have_no_row() {
+    let keys: Vec<_> = (0..4).map(|number| special_key(number, &[MODEL], 1_000, 1)).collect();
+    let mut fleet = Fleet::new(&Rules::default(), &keys);
+    #[rustfmt::skip]
+    let table = [
+        // session      given back at  of which is told anew at 1:30:00
+        ("long ago",    "0:20:00",     false),
+        ("just ended",  "0:50:00",     true),
+    ];
+    let mut told = Vec::new();
+    for (id, at, is_told) in table {
+        fleet.clock(at);
+        let given = fleet.select("a", id, &[MODEL], 1);
+        assert_eq!(fleet.release("a", id, ReleaseScope::Session), 1);
+        told.extend(is_told.then(|| (session(id), given[0], None)));
+    }
+    fleet.select("a", "elsewhere", &[MODEL], 1);
+    fleet.settle_all();
+    fleet.clock("1:30:00");
+    fleet.select("b", "elsewhere", &[MODEL], 1);
+    fleet.settle_all();
+    fleet.node("a").state.share_everything();
+    let (mut holds, mut parts) = (Vec::new(), 0);
+    while let Some(shared) = fleet.node("a").state.take_shared(2) {
+        let some = shared.holds.into_iter().map(|hold| (hold.session, hold.key, hold.until));
+        holds.extend(some);
+        parts += 1;
+    }
+    assert!(parts > 1, "they come in parts, too");
+    assert_eq!(holds, told);
+}
+
+#[test]
 fn a_node_is_the_fold_of_its_own_events_whatever_others_say() {
     let mut fleet = fleet(4);
     let given = fleet.select("a", "s", &[MODEL], 2);
@@ -907,6 +940,20 @@ fn wishes_begin_with_what_would_be_drawn() {
         let wished = wishes[0].keys[..3].iter().map(|(key, _)| *key);
         assert!(wished.eq(drawn.iter().map(|pick| pick.key)), "seed {seed}");
     }
+}
+
+#[test]
+fn further_wishes_name_every_other_key_and_then_none() {
+    let mut fleet = fleet(40);
+    let select = select("s", &[MODEL], 3);
+    let node = fleet.node("a");
+    let mut named = node.state.wishes(&select, node.now, 1);
+    assert!(named[0].is_needed);
+    while let Some(further) = node.state.further_wishes(&select, node.now, 1, &named) {
+        assert!(further[0].keys.iter().all(|key| !named[0].keys.contains(key)));
+        named[0].keys.extend(&further[0].keys);
+    }
+    assert_eq!(named[0].keys.len(), 40);
 }
 
 #[test]

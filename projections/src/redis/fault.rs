@@ -78,6 +78,11 @@ impl Fault {
             || error.detail().is_some_and(|detail| detail.starts_with("unknown command"))
     }
 
+    /// Whether the connection broke: what was asked is done or not.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.kind() == Some(ErrorKind::Io)
+    }
+
     fn kind(&self) -> Option<ErrorKind> {
         if let Self::Redis(error) = self { Some(error.kind()) } else { None }
     }

@@ -40,6 +40,15 @@ pub(crate) fn cap(key: KeyId) -> String {
     format!("keys:cap:{{caps}}:{key}")
 }
 
+/// The number of a node among the holders of capped keys, below 500. Two nodes
+/// may have the same: then one may end what the other one has just reserved for
+/// the same session.
+pub(crate) fn number(node: &str) -> u32 {
+    // FNV-1a: it is to be the same everywhere and at all times.
+    let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    1 + node.bytes().fold(0x811c_9dc5, mix) % 499
+}
+
 /// The channel of a node's changes.
 pub(crate) fn changes(node: &str) -> String {
     format!("{CHANGES}{node}")

@@ -8,10 +8,10 @@ use key_server_projections::{
 };
 use key_server_testkit::proxy::{Proxy, Weather};
 use key_server_testkit::redis::{PASSWORD, RedisServer, USER};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::fixture::{
-    Node, eventually, hash, key, key_id, model, next_rows, server, session_ref, settings,
+    Node, eventually, hash, hold, key, key_id, model, next_rows, server, session_ref, settings,
     some_rows, wait,
 };
 
@@ -132,9 +132,7 @@ pub(crate) fn calls_end_in_time_when_the_server_hangs() {
     let mut one = impatient(&server.url());
     one.announce();
     one.write(1, &some_rows(1, one.now()));
-    let keys = vec![(key_id(1), Some(1))];
-    let models = vec![ReservationForModel { model: model(), count: 1, keys }];
-    let capped = Reservation { session: session_ref(1), models };
+    let capped = capped(1);
     wait(one.fleet.reserve(&capped)).unwrap();
     server.freeze().unwrap();
     let in_time = |what: &str, call: &mut dyn FnMut() -> bool| {
@@ -302,6 +300,59 @@ pub(crate) fn a_connection_that_was_cut_is_made_anew() {
     proxy.set(Weather::Fine);
     one.write(4, &some_rows(4, one.now()));
     assert_eq!(one.mark_seq(), Some(4));
+}
+
+fn capped(session: u32) -> Reservation {
+    let keys = vec![(key_id(1), Some(1))];
+    let models = vec![ReservationForModel { model: model(), count: 1, is_needed: true, keys }];
+    Reservation { session: session_ref(session), models }
+}
+
+/// Redis's `timeout`, a restart, an operator: the node hears of none of them.
+pub(crate) fn a_connection_that_was_closed_while_idle_costs_no_reservation() {
+    let mut server = server();
+    let one = Node::new(&server.url(), "one");
+    one.announce();
+    let reserve = || wait(one.fleet.reserve(&capped(1))).unwrap();
+    reserve();
+    server.ask::<i64>(&["CLIENT", "KILL", "USER", USER]).unwrap();
+    assert_eq!(reserve(), [[key_id(1)]]);
+    server.ask::<i64>(&["CLIENT", "KILL", "USER", USER]).unwrap();
+    let until = Some(one.now().after(Duration::from_secs(60)));
+    let hold = hold(key_id(1), session_ref(1), until);
+    wait(one.fleet.hold(&[hold])).unwrap();
+    server.kill().unwrap();
+    server.resume().unwrap();
+    assert_eq!(reserve(), [[key_id(1)]]);
+    server.kill().unwrap();
+    assert!(wait(one.fleet.reserve(&capped(1))).is_err(), "once more is enough");
+}
+
+/// What is no reservation may have been done: only its position tells.
+pub(crate) fn a_write_on_a_connection_that_was_closed_is_not_sent_again() {
+    let server = server();
+    let mut one = Node::new(&server.url(), "one");
+    one.write(1, &some_rows(1, one.now()));
+    server.ask::<i64>(&["CLIENT", "KILL", "USER", USER]).unwrap();
+    refused(&mut one, 2);
+    one.write(2, &some_rows(2, one.now()));
+}
+
+/// A connection that leads nowhere says nothing, and its callers do not wait.
+pub(crate) fn a_connection_that_was_not_waited_for_is_made_anew() {
+    let server = server();
+    let proxy = Proxy::to(server.port()).unwrap();
+    let one = Node::new(&server.url_at(proxy.port()), "one");
+    wait(one.fleet.reserve(&capped(1))).unwrap();
+    let connections = || proxy.connections();
+    assert_eq!(connections(), 1);
+    proxy.set(Weather::RepliesLost);
+    let wanted = capped(1);
+    let impatient = async { timeout(TIMEOUT, one.fleet.reserve(&wanted)).await };
+    assert!(wait(impatient).is_err(), "it has not answered");
+    proxy.set(Weather::Fine);
+    assert_eq!(wait(one.fleet.reserve(&capped(1))).unwrap(), [[key_id(1)]]);
+    assert_eq!(connections(), 2);
 }
 
 pub(crate) fn lost_replies_never_lead_to_wrong_values() {

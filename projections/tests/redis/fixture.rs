@@ -10,8 +10,8 @@ use key_server_core::{
 };
 use key_server_projections::redis::RedisSettings;
 use key_server_projections::{
-    Announced, Fleet, Listen, Mark, News, NodeStatus, Projection, ProjectionError, RedisFleet,
-    RedisProjection,
+    Announced, Fleet, Hold, Listen, Mark, News, NodeStatus, Projection, ProjectionError,
+    RedisFleet, RedisProjection,
 };
 use key_server_testkit::redis::RedisServer;
 use tokio::runtime::Runtime;
@@ -184,6 +184,10 @@ pub(crate) fn key(n: u32, requests: u64, now: Time) -> KeyRow {
 
 pub(crate) fn session_ref(n: u32) -> SessionRef {
     SessionRef { owner: 1_000, id: format!("session-of-tests-{n:04}").into() }
+}
+
+pub(crate) fn hold(key: KeyId, session: SessionRef, until: Option<Time>) -> Hold {
+    Hold { key, session, until, came_from: None, is_reserving: false }
 }
 
 pub(crate) fn session(n: u32, keys: &[u32], now: Time) -> SessionRow {

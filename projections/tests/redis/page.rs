@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use key_server_core::{Changes, PoolStats, Usage};
-use key_server_projections::{Fleet, Hold};
+use key_server_projections::Fleet;
 use serde_json::Value;
 
 use crate::fixture::{
-    Node, hash, key, key_id, model, next_rows, server, session, session_ref, wait,
+    Node, hash, hold, key, key_id, model, next_rows, server, session, session_ref, wait,
 };
 
 const PAGE: &str = include_str!("../../../docs/redis.md");
@@ -51,7 +51,7 @@ pub(crate) fn every_key_and_field_is_on_the_page_and_nothing_else_is() {
     one.write(1, &everything(&one));
     next_rows(&mut listen);
     let until = Some(one.now().after(Duration::from_secs(60)));
-    let hold = Hold { key: key_id(1), session: session_ref(1), until };
+    let hold = hold(key_id(1), session_ref(1), until);
     wait(one.fleet.hold(&[hold])).unwrap();
     let names: Vec<String> = server.ask(&["KEYS", "*"]).unwrap();
     let general: BTreeSet<String> = names.iter().map(|name| general(name)).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use key_server_core::PoolStats;
 use key_server_projections::redis::RedisTls;
 use key_server_projections::{
-    Fleet, Hold, Projection, ProjectionError, Reservation, ReservationForModel,
+    Fleet, Projection, ProjectionError, Reservation, ReservationForModel,
 };
 use key_server_testkit::redis::{
     PASSWORD, RedisSentinel, RedisServer, USER, start_cluster, write_private,
@@ -16,7 +16,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 
 use crate::conformance::{cluster_settings, sentinel_settings};
 use crate::fixture::{
-    Node, eventually, key_id, model, next_rows, server, session_ref, settings, some_rows, wait,
+    Node, eventually, hold, key_id, model, next_rows, server, session_ref, settings, some_rows,
+    wait,
 };
 
 pub(crate) fn rows_that_a_fail_over_lost_are_noticed_and_written_anew() {
@@ -89,10 +90,10 @@ pub(crate) fn nodes_of_a_cluster_do_all_of_it() {
     assert_eq!(two.read("one").0, Some(1));
     assert_eq!(wait(two.fleet.others()).unwrap().len(), 1);
     let until = Some(one.now().after(Duration::from_secs(60)));
-    let hold = |n, until| Hold { key: key_id(n), session: session_ref(n), until };
+    let hold = |n, until| hold(key_id(n), session_ref(n), until);
     wait(one.fleet.hold(&[hold(1, until), hold(2, until)])).unwrap();
     let keys = (1..4).map(|n| (key_id(n), Some(1))).collect();
-    let models = vec![ReservationForModel { model: model(), count: 2, keys }];
+    let models = vec![ReservationForModel { model: model(), count: 2, is_needed: true, keys }];
     let wanted = Reservation { session: session_ref(9), models };
     assert_eq!(wait(two.fleet.reserve(&wanted)).unwrap(), [[key_id(3)]]);
     // A slot that moved: the server says so, and another one is asked.

@@ -9,7 +9,6 @@ use key_server_projections::{Announced, Hold, Mark, NodeStatus, Projection, Proj
 use super::Fleet;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::BackendState;
 use crate::engine::{Engine, SharedExtract};
 
 /// How long news are collected before they are told.
@@ -122,6 +121,7 @@ impl Publisher {
     }
 
     fn announced(&mut self, announced: Announced) {
+        self.fleet.answers();
         self.fleet.warn(announced.warnings);
         // A batch whose answer was lost may be there all the same.
         let stuck = self.stuck.as_ref().and_then(SharedExtract::seq);
@@ -147,8 +147,7 @@ impl Publisher {
         if self.told.is_none() && !self.begin_anew() {
             return false;
         }
-        while let Some(extract) = self.stuck.take().or_else(|| self.engine.extract_shared(ROWS_MAX))
-        {
+        while let Some(extract) = self.stuck.take().or_else(|| self.extract()) {
             let is_all = extract.shared.is_all;
             if !self.tell(extract).await {
                 return false;
@@ -159,6 +158,12 @@ impl Publisher {
             }
         }
         true
+    }
+
+    fn extract(&self) -> Option<SharedExtract> {
+        // Before the state is looked at: what is decided until then is in it.
+        self.fleet.reserving.look();
+        self.engine.extract_shared(ROWS_MAX)
     }
 
     fn begin_anew(&mut self) -> bool {
@@ -179,6 +184,7 @@ impl Publisher {
         let Ok(mark) = extract.mark().await else { return false };
         match self.write(&mark, &extract.shared).await {
             Ok(()) => {
+                self.fleet.answers();
                 self.fleet.backend.works();
                 true
             }
@@ -198,8 +204,9 @@ impl Publisher {
 
     async fn write(&mut self, mark: &Mark, shared: &SharedChanges) -> Result<(), ProjectionError> {
         if !shared.holds.is_empty() {
-            let holds: Vec<Hold> = shared.holds.iter().map(hold).collect();
-            self.fleet.port.hold(&holds).await?;
+            let telling = self.fleet.reserving.tell(&shared.holds);
+            let holds = shared.holds.iter().map(|one| hold(one, telling.is_reserving(one)));
+            self.fleet.port.hold(&holds.collect::<Vec<_>>()).await?;
         }
         if !shared.is_all {
             return self.fleet.port.fill(mark, &shared.changes).await;
@@ -210,13 +217,19 @@ impl Publisher {
     }
 
     fn failed(&mut self, error: &ProjectionError) {
-        self.fleet.backend.fails(BackendState::Unavailable, error);
+        self.fleet.away(error);
         if self.engine.let_unshared_go_beyond(WAITING_MAX) {
             (self.told, self.stuck) = (None, None);
         }
     }
 }
 
-fn hold(hold: &CappedHold) -> Hold {
-    Hold { key: hold.key, session: hold.session.clone(), until: hold.until }
+fn hold(hold: &CappedHold, is_reserving: bool) -> Hold {
+    Hold {
+        key: hold.key,
+        session: hold.session.clone(),
+        until: hold.until,
+        came_from: hold.came_from.clone(),
+        is_reserving,
+    }
 }

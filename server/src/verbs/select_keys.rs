@@ -2,7 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use key_server_core::{
-    Pick, Reserved, Select, SelectRefusal, Selected, SessionRef, Shortage, ShortageReason, Wish,
+    Decide, Pick, Reserved, Select, SelectRefusal, Selected, SessionRef, Shortage, ShortageReason,
+    Wish,
 };
 use key_server_ledger::Caller;
 use key_server_proto::v1;
@@ -11,13 +12,10 @@ use super::wire;
 use crate::config::CapsAlone;
 use crate::engine::Selecting;
 use crate::error::{ErrorKind, ServiceError};
+use crate::fleet::UnderWay;
 use crate::gate::Pass;
 use crate::guard::{Grant, Peer};
 use crate::service::Service;
-
-/// How often capped keys are asked for in one call, when other nodes were
-/// quicker with all that was wished for.
-const RESERVATIONS_MAX: u32 = 4;
 
 impl Service {
     pub(crate) async fn select_keys(
@@ -73,25 +71,59 @@ impl Service {
         caller: &Arc<Caller>,
         mut command: Select,
     ) -> Result<Result<Selected, SelectRefusal>, ServiceError> {
-        let mut reserves = self.fleet.is_some();
-        let mut tries = 0;
-        loop {
-            let wishes = match self.engine.select(Some(caller), &command, reserves).await? {
-                Selecting::Selected(selected) => return Ok(Ok(selected)),
-                // Other nodes were quicker with all that was wished for.
-                Selecting::Refused(SelectRefusal::Short(_))
-                    if command.reserved.is_some() && tries < RESERVATIONS_MAX =>
-                {
-                    command.reserved = None;
-                    continue;
-                }
-                Selecting::Refused(refusal) => return Ok(Err(refusal)),
-                Selecting::Reserve(wishes) => wishes,
-            };
-            tries += 1;
-            command.reserved = self.reserve(&command.session, &wishes).await?;
-            reserves = command.reserved.is_some();
+        let reserves = self.fleet.is_some();
+        let wishes = match self.engine.select(Some(caller), &command, reserves).await? {
+            Selecting::Reserve(wishes) => wishes,
+            Selecting::Selected(selected) => return Ok(Ok(selected)),
+            Selecting::Refused(refusal) => return Ok(Err(refusal)),
+        };
+        let reserved = self.reserve_some(&command, wishes).await?;
+        // Whatever is decided has been decided when it is dropped.
+        let (is_refused, _under_way) = match reserved {
+            None => (false, None),
+            Some((reserved, is_refused, under_way)) => {
+                command.reserved = Some(reserved);
+                (is_refused, Some(under_way))
+            }
+        };
+        if is_refused {
+            let decided = self.engine.read(|state| command.decide(state, state.now(), 0));
+            if let Err(refusal) = decided {
+                return Ok(Err(refusal));
+            }
+            // It came to hold the model meanwhile, and gets what it holds.
+            command.reserved = Some(Reserved::new());
         }
+        match self.engine.select(Some(caller), &command, false).await? {
+            Selecting::Selected(selected) => Ok(Ok(selected)),
+            Selecting::Refused(refusal) => Ok(Err(refusal)),
+            Selecting::Reserve(_) => Err(ServiceError::bug(&"it was not to be reserved again")),
+        }
+    }
+
+    /// Reserves keys in one round trip; in one more where others were quicker
+    /// with all that was named and there are keys that were not. True: a model
+    /// that needs a key got none, and nothing stays reserved.
+    async fn reserve_some(
+        &self,
+        command: &Select,
+        wishes: Vec<Wish>,
+    ) -> Result<Option<(Reserved, bool, UnderWay)>, ServiceError> {
+        let Some((reserved, under_way)) = self.reserve(&command.session, &wishes).await? else {
+            return Ok(None);
+        };
+        let refused = refused_wishes(&wishes, &reserved);
+        if refused.is_empty() {
+            return Ok(Some((reserved, false, under_way)));
+        }
+        let Some(further) = self.engine.further_wishes(command, &refused)? else {
+            return Ok(Some((reserved, true, under_way)));
+        };
+        let again = self.reserve(&command.session, &further).await?;
+        Ok(again.map(|(reserved, under_way)| {
+            let is_refused = !refused_wishes(&further, &reserved).is_empty();
+            (reserved, is_refused, under_way)
+        }))
     }
 
     /// None when nodes cannot be asked, and this node's own count is to do.
@@ -99,7 +131,7 @@ impl Service {
         &self,
         session: &SessionRef,
         wishes: &[Wish],
-    ) -> Result<Option<Reserved>, ServiceError> {
+    ) -> Result<Option<(Reserved, UnderWay)>, ServiceError> {
         let Some(fleet) = &self.fleet else { return Ok(None) };
         let reserved = fleet.reserve(session, wishes).await;
         if reserved.is_none() && self.node.caps_alone == CapsAlone::Refuse {
@@ -136,6 +168,14 @@ impl Service {
             already_held: pick.already_held,
         })
     }
+}
+
+/// Those of which nothing was reserved, though the call needs it.
+fn refused_wishes(wishes: &[Wish], reserved: &Reserved) -> Vec<Wish> {
+    let is_refused = |wish: &&Wish| {
+        wish.is_needed && reserved.get(&wish.model).is_none_or(|keys| keys.is_empty())
+    };
+    wishes.iter().filter(is_refused).cloned().collect()
 }
 
 fn caps_unknown() -> ServiceError {

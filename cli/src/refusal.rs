@@ -8,6 +8,10 @@ use tonic_types::StatusExt;
 use crate::failure::{Exit, Failure};
 use crate::output::time;
 
+/// Reasons whose words may end with a policy, in lines to be pasted; all other
+/// words stay one line, so that nobody forges another.
+const WITH_POLICY: [&str; 2] = ["STORE_DENIED", "KEYS_NOT_LOADED"];
+
 /// The failure that a gRPC status stands for.
 pub(crate) fn failure(status: &Status, socket: &Path) -> Failure {
     let info = status.get_details_error_info();
@@ -17,8 +21,9 @@ pub(crate) fn failure(status: &Status, socket: &Path) -> Failure {
             Failure::new(exit, format!("the connection to {} broke: {message}", socket.display()))
         }
         (_, "") => Failure::new(exit, format!("the server refused: {}", status.code())),
-        // Our server's own words: its user was checked.
-        (_, message) if info.is_some() => Failure::of_lines(exit, message),
+        (_, message) if info.as_ref().is_some_and(|info| WITH_POLICY.contains(&&*info.reason)) => {
+            Failure::of_lines(exit, message)
+        }
         (_, message) => Failure::new(exit, message),
     };
     let failure = match info {

@@ -10,6 +10,7 @@ use key_server_testkit::process::Home;
 use key_server_testkit::redis::RedisServer;
 use key_server_testkit::suite::Test;
 use key_server_testkit::tests;
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::nodes::{Node, home_at, run, wait};
@@ -210,7 +211,7 @@ fn what_a_dead_node_held_is_free_when_another_releases_it() {
 /// Takes and gives back in one session, without a pause, or in one after the
 /// other, with one.
 async fn take_again(mut client: Client, name: &str, again: bool, holders: Arc<Mutex<Holders>>) {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     for period in 0.. {
         let session = if again { name.to_owned() } else { format!("{name}-{period}") };
         if begun.elapsed() > Duration::from_secs(6) {
@@ -286,9 +287,9 @@ fn while_redis_hangs_no_call_waits_for_it() {
         wait(|| redis.freeze());
         until("it is noticed", async || (a.backend("fleet").await.state != "ok").then_some(()))
             .await;
-        let (begun, mut waited) = (std::time::Instant::now(), 0);
+        let (begun, mut waited) = (Instant::now(), 0);
         while begun.elapsed() < Duration::from_secs(5) {
-            let asked = std::time::Instant::now();
+            let asked = Instant::now();
             assert!(ask(&mut a.client, "s").await.success, "by its own count");
             waited += usize::from(asked.elapsed() > Duration::from_millis(240));
             a.client.release_key(release("s")).await.unwrap();

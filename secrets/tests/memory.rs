@@ -30,6 +30,19 @@ fn is_mark(window: &[u8]) -> bool {
     window.iter().zip(shifted).all(|(byte, high)| byte.wrapping_add(1) == *high)
 }
 
+/// Ranges of which one ends where the next begins are one: a page that is
+/// locked parts what lies across its end.
+fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
 /// The ranges of memory that can be written to, without `buffer`.
 fn writable_ranges(buffer: &[u8]) -> Vec<Range<u64>> {
     let maps = BufReader::new(File::open("/proc/self/maps").unwrap());
@@ -41,8 +54,8 @@ fn writable_ranges(buffer: &[u8]) -> Vec<Range<u64>> {
     };
     let start = buffer.as_ptr() as u64;
     let end = start + buffer.len() as u64;
-    maps.lines()
-        .filter_map(|line| range(line.unwrap()))
+    joined(maps.lines().filter_map(|line| range(line.unwrap())))
+        .into_iter()
         .flat_map(|whole| [whole.start..whole.end.min(start), whole.start.max(end)..whole.end])
         .filter(|part| part.start < part.end)
         .collect()

@@ -86,7 +86,29 @@ fn range(line: &str) -> Option<Range<u64>> {
     Some(number(from)?..number(to)?)
 }
 
+/// What can be written to. Ranges of which one ends where the next begins are
+/// one: a page that is locked parts what lies across its end.
 fn writable(maps: &str) -> Vec<Range<u64>> {
     let is_writable = |line: &&str| line.split(' ').nth(1).is_some_and(|may| may.starts_with("rw"));
-    maps.lines().filter(is_writable).filter_map(range).collect()
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in maps.lines().filter(is_writable).filter_map(range) {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_across_the_end_of_a_range_is_looked_at_whole() {
+        let maps = "\
+            1000-3000 rw-p 00000000 00:00 0 [heap]\n3000-4000 rw-p 00000000 00:00 0 [heap]\n\
+            4000-5000 r--p 00000000 00:00 0\n5000-6000 rw-p 00000000 00:00 0\n";
+        assert_eq!(writable(maps), [0x1000..0x4000, 0x5000..0x6000]);
+    }
 }

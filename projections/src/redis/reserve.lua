@@ -1,9 +1,9 @@
 -- Reserves capped keys. KEYS: sets of holders. ARGV: the session, the node's
 -- number, for how many ms, the number of models; for each model: how many are
--- wanted, whether it needs one (1), how many are named, and for each of these the place of its set in
--- KEYS (0: no cap) and its cap. Answers the places of what was given, for each
--- model. When a model that needs a key got none, the call is refused, and
--- nothing stays reserved. hold.lua says what scores are.
+-- wanted, whether it needs one (1), how many are named, and for each of these
+-- the place of its set in KEYS (0: no cap) and its cap. Answers the places of
+-- what was given, for each model. When a model that needs a key got none, the
+-- call is refused, and nothing stays reserved. hold.lua says what scores are.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local before = {}

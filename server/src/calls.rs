@@ -128,7 +128,7 @@ impl hyper::service::Service<Request<Incoming>> for Answerer {
         let arriving = |body| Arriving { body, timeout: self.request_timeout, late: None };
         let mut request = request.map(|body| Body::new(arriving(body)));
         request.extensions_mut().insert(self.peer.clone());
-        let answer = self.services.answer(request);
+        let (answer, pass) = self.services.answer(request);
         Box::pin(async move {
             let response = match deadline {
                 None => answer.await?,
@@ -137,9 +137,7 @@ impl hyper::service::Service<Request<Incoming>> for Answerer {
                     Err(_) => Status::deadline_exceeded("the caller's deadline passed").into_http(),
                 },
             };
-            let (mut parts, body) = response.into_parts();
-            let pass = parts.extensions.remove::<Arc<Pass>>();
-            Ok(Response::from_parts(parts, Counted { body, call: Arc::new(call), pass }))
+            Ok(response.map(|body| Counted { body, call, pass }))
         })
     }
 }
@@ -147,7 +145,7 @@ impl hyper::service::Service<Request<Incoming>> for Answerer {
 /// A body of an answer; its call is over when this and all parts are dropped.
 pub(crate) struct Counted {
     body: Body,
-    call: Arc<UnderWay>,
+    call: UnderWay,
     /// Goes with the first part.
     pass: Option<Arc<Pass>>,
 }
@@ -156,7 +154,7 @@ pub(crate) struct Counted {
 /// long the call is under way, and has its places.
 struct Part {
     bytes: Bytes,
-    call: Arc<UnderWay>,
+    call: UnderWay,
     round: usize,
     _pass: Option<Arc<Pass>>,
 }
@@ -175,7 +173,7 @@ impl Drop for Part {
 
 impl Counted {
     fn part(&mut self, bytes: Bytes) -> Bytes {
-        let call = Arc::clone(&self.call);
+        let call = self.call.0.begin();
         let round = call.0.unread.begin();
         Bytes::from_owner(Part { bytes, call, round, _pass: self.pass.take() })
     }
@@ -344,15 +342,17 @@ mod tests {
     async fn an_answer_is_unread_and_its_call_under_way_until_its_bytes_are_dropped() {
         let calls = Arc::new(Calls::default());
         let body = Body::new(Stalling([&b"ab"[..]].into()));
-        let mut body = Counted { body, call: Arc::new(calls.begin()), pass: None };
+        let mut body = Counted { body, call: calls.begin(), pass: None };
         let frame = std::future::poll_fn(|c| Pin::new(&mut body).poll_frame(c)).await;
         let bytes = frame.unwrap().unwrap().into_data().unwrap();
         drop(body);
         assert_eq!(&bytes[..], b"ab");
         calls.unread(Duration::from_millis(1)).await;
-        assert_eq!(calls.ended.load(Ordering::Relaxed), 0);
+        let under_way =
+            || calls.begun.load(Ordering::Relaxed) - calls.ended.load(Ordering::Relaxed);
+        assert_eq!(under_way(), 1);
         drop(bytes);
-        assert_eq!(calls.ended.load(Ordering::Relaxed), 1);
+        assert_eq!(under_way(), 0);
         let unread = calls.unread(Duration::from_millis(1));
         assert!(tokio::time::timeout(Duration::from_millis(20), unread).await.is_err());
     }

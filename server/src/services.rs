@@ -13,7 +13,7 @@ use tonic::codegen::{BoxFuture, Service as _};
 use tonic::service::Routes;
 
 use crate::audit::{About, Audit};
-use crate::gate::Gate;
+use crate::gate::{Gate, Pass};
 use crate::guard::Peer;
 use crate::panics::Panics;
 use crate::service::Service;
@@ -36,45 +36,42 @@ type Answer = BoxFuture<Response<Body>, Infallible>;
 
 impl Services {
     /// The answer to a call, whatever becomes of it: a panic costs this call
-    /// only.
-    pub(crate) fn answer(&self, request: Request<Body>) -> Answer {
+    /// only. With it the call's places, to be kept until the answer is sent.
+    pub(crate) fn answer(&self, request: Request<Body>) -> (Answer, Option<Arc<Pass>>) {
         let uri = request.uri().clone();
         let panics = Arc::clone(&self.panics);
-        let answer = self.behind_gate(request);
-        Box::pin(async move {
+        let (answer, pass) = self.behind_gate(request);
+        let answer = async move {
             match panics.caught(|| format!("a call to {:?}", uri.path()), answer).await {
                 Ok(Ok(response)) => Ok(without_traces(uri.path(), response)),
                 Err(error) => Ok(Status::from(error).into_http()),
             }
-        })
+        };
+        (Box::pin(answer), pass)
     }
 
-    fn behind_gate(&self, mut request: Request<Body>) -> Answer {
+    fn behind_gate(&self, mut request: Request<Body>) -> (Answer, Option<Arc<Pass>>) {
         // Whoever the kernel does not name is refused by the services.
         let Some(peer) = request.extensions().get::<Peer>() else {
-            return self.of(request);
+            return (self.of(request), None);
         };
         let uid = peer.caller.uid;
         match self.gate.enter(uid) {
             Ok(pass) => {
                 let pass = Arc::new(pass);
                 request.extensions_mut().insert(Arc::clone(&pass));
-                let answer = self.of(request);
-                Box::pin(async move {
-                    let mut response = answer.await?;
-                    response.extensions_mut().insert(pass);
-                    Ok(response)
-                })
+                (self.of(request), Some(pass))
             }
             Err(refusal) => {
                 if let Some(about) = About::of_path(request.uri().path()) {
                     self.audit.tell(Some(&peer.caller), &about, Some(refusal.reason));
                 }
                 let gate = Arc::clone(&self.gate);
-                Box::pin(async move {
+                let answer = async move {
                     gate.pause(uid).await;
                     Ok(Status::from(refusal).into_http())
-                })
+                };
+                (Box::pin(answer), None)
             }
         }
     }

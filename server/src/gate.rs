@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSES_MAX: usize = 1_024;
 /// When to come again for a place.
 const PLACE_AFTER: Duration = Duration::from_millis(100);
+/// So many rows of an answer cost as much as a call.
+const ROWS_A_PLACE: u64 = 32;
 /// Below so many callers nobody looks for those that can be forgotten.
 const SWEEP_AT: usize = 1_024;
 /// Callers that are known at once; beyond, new ones have to wait.
@@ -61,9 +63,6 @@ pub(crate) struct Pass {
     places: AtomicUsize,
 }
 
-/// So many rows of an answer cost as much as a call.
-const ROWS_A_PLACE: u64 = 32;
-
 impl Pass {
     /// Takes as many more places, and counts as so many more calls, as an
     /// answer of `rows` is worth. Who has no other call in progress always may.
@@ -76,12 +75,12 @@ impl Pass {
             return Ok(());
         }
         let gate = &self.gate;
-        let now = if gate.rate.is_some() { gate.clock.now() } else { Time::default() };
+        let now = gate.now();
         let mut callers = gate.callers();
         let Callers { by_uid, calls, busy, .. } = &mut *callers;
         let Some(caller) = by_uid.get_mut(&self.uid) else { return Ok(()) };
         let others = caller.calls - self.places.load(Ordering::Relaxed);
-        let share = gate.calls_max / (*busy + 1);
+        let share = gate.share(*busy);
         if others > 0 && caller.calls.saturating_add(more) > share {
             return Err(too_many(self.uid));
         }
@@ -103,12 +102,22 @@ impl Gate {
         Self { clock, rate, calls_max, callers: Mutex::default() }
     }
 
+    /// For buckets; of no meaning without a rate.
+    fn now(&self) -> Time {
+        if self.rate.is_some() { self.clock.now() } else { Time::default() }
+    }
+
+    /// What each of so many callers may have, and one more.
+    fn share(&self, busy: usize) -> usize {
+        self.calls_max / (busy + 1)
+    }
+
     fn callers(&self) -> MutexGuard<'_, Callers> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn enter(self: &Arc<Self>, uid: u32) -> Result<Pass, ServiceError> {
-        let now = if self.rate.is_some() { self.clock.now() } else { Time::default() };
+        let now = self.now();
         let mut callers = self.callers();
         if !callers.by_uid.contains_key(&uid) {
             if callers.by_uid.len() >= callers.sweep_at.clamp(SWEEP_AT, CALLERS_MAX) {
@@ -132,7 +141,7 @@ impl Gate {
         // The first call of a uid always finds a place; uids are bounded by
         // the connections.
         if caller.calls > 0 {
-            let share = self.calls_max / (*busy + 1);
+            let share = self.share(*busy);
             if caller.calls >= share {
                 return Err(too_many(uid));
             }
